@@ -1,0 +1,3 @@
+"""Truing: align a language model by any method, and measure what it cost."""
+
+__version__ = "0.1.0"

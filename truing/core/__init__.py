@@ -1,0 +1,1 @@
+"""Types only: what a policy, evidence, a method, a measure and a recipe are."""

@@ -1,0 +1,178 @@
+"""The access ladder: what can be asked, what can also score, what can be opened."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from truing.core.rng import Rng
+
+if TYPE_CHECKING:
+    from truing.core.lazy import torch
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
+
+    role: str
+    content: str
+
+
+Chat = tuple[Message, ...]
+"""A conversation that awaits a reply: its last turn is not the assistant's, or it is a prefix to go on from."""
+
+
+def user(text: str) -> Chat:
+    """The chat of one user turn."""
+    return (Message("user", text),)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sampled reply: tokens first, text second. What was generated is never tokenised again.
+
+    Attributes:
+        text: the reply, without the end-of-turn token.
+        token_ids: every token drawn, the end-of-turn token included where it was drawn.
+        logprobs: log-probability of each token under the untempered policy, nats; empty where the
+            policy cannot say (a remote one).
+        finish: ``stop`` (the end of turn or a stop string was reached) or ``length``.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish: Literal["stop", "length"] = "stop"
+
+
+Reply = Draw | str
+"""A reply to score: a draw by its tokens, a text by its tokenisation plus the end of turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to draw.
+
+    Attributes:
+        max_new_tokens: the longest reply, tokens.
+        temperature: > 0; 1 is the model itself. 0 is greedy.
+        top_p: mass of the nucleus, (0, 1].
+        top_k: the k likeliest tokens; 0 is all.
+        min_p: least probability relative to the likeliest token, [0, 1].
+        stop: texts that end a reply; the text itself is cut off.
+    """
+
+    max_new_tokens: Annotated[int, Ge(1)] = 256
+    temperature: Annotated[float, Ge(0)] = 1.0
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    top_k: Annotated[int, Ge(0)] = 0
+    min_p: Annotated[float, Ge(0), Le(1)] = 0.0
+    stop: tuple[str, ...] = ()
+
+
+class Policy(ABC):
+    """Something that can be asked."""
+
+    @abstractmethod
+    def sample(self, chats: Sequence[Chat], *, n: int, sampling: Sampling, rng: Rng) -> list[list[Draw]]:
+        """``n`` independent replies to each chat.
+
+        A draw depends on the stream, its chat and its number, not on what else is in the call.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write everything that :func:`truing.models.load` needs into an existing empty folder."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A content hash: two policies with one fingerprint answer alike."""
+
+
+class Scorable(Policy):
+    """Something that can also say how likely a reply is."""
+
+    @abstractmethod
+    def token_logprobs(self, chats: Sequence[Chat], replies: Sequence[Reply]) -> list[torch.Tensor]:
+        """Log-probability of each token of each reply, nats: one ``(T_i,)`` float32 tensor a reply."""
+
+    def logprob(self, chats: Sequence[Chat], replies: Sequence[Reply]) -> torch.Tensor:
+        """Log-probability of each reply, summed over its tokens, ``(B,)``, nats."""
+        from truing.core.lazy import torch
+
+        return torch.stack([tokens.double().sum() for tokens in self.token_logprobs(chats, replies)])
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A prompt with K continuations, as tokens. The one layout of every training signal."""
+
+    prompt: tuple[int, ...]
+    replies: tuple[tuple[int, ...], ...]
+
+    @property
+    def size(self) -> int:
+        """Tokens in the packed layout: the prompt once, every continuation once."""
+        return len(self.prompt) + sum(map(len, self.replies))
+
+
+@dataclass(frozen=True)
+class TreeScores:
+    """Log-probabilities of the continuations of some trees.
+
+    Attributes:
+        tokens: ``(T,)`` nats, every target token, tree by tree, reply by reply.
+        owner: ``(T,)`` int64, the number of the reply (over all trees) that a token belongs to.
+        counts: ``(S,)`` int64, tokens of each reply.
+    """
+
+    tokens: torch.Tensor
+    owner: torch.Tensor
+    counts: torch.Tensor
+
+    @property
+    def sums(self) -> torch.Tensor:
+        """Summed log-probability of each reply, ``(S,)``, nats."""
+        zeros = self.tokens.new_zeros(self.counts.shape[0])
+        return zeros.index_add(0, self.owner, self.tokens)
+
+
+class Workbench(ABC):
+    """A private, trainable copy of an editable policy."""
+
+    module: torch.nn.Module
+
+    @abstractmethod
+    def score(self, trees: Sequence[Tree]) -> TreeScores:
+        """Log-probabilities with gradient."""
+
+    @abstractmethod
+    def close(self) -> Editable:
+        """The policy that the copy has become."""
+
+
+class Editable(Scorable):
+    """Something that can be opened: its weights read, replaced, trained."""
+
+    @abstractmethod
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """Every tensor by name. Not to be written to."""
+
+    @abstractmethod
+    def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Editable:
+        """The same architecture with other weights; this policy is left as it is."""
+
+    @abstractmethod
+    def encode(self, chat: Chat, replies: Sequence[Reply]) -> Tree:
+        """The tokens of a prompt and its replies, each text reply with its end of turn."""
+
+    @abstractmethod
+    def open(self) -> Workbench:
+        """A trainable copy."""
