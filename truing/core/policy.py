@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from truing.core.rng import Rng
+from truing.core.run import Log
 
 if TYPE_CHECKING:
     from truing.core.lazy import torch
@@ -176,3 +177,11 @@ class Editable(Scorable):
     @abstractmethod
     def open(self) -> Workbench:
         """A trainable copy."""
+
+    def tree_logprobs(self, trees: Sequence[Tree], log: Log) -> list[torch.Tensor]:
+        """Log-probability of each token of each reply, ``(T_i,)`` nats, without gradient."""
+        from truing.core.lazy import torch
+
+        with torch.no_grad():
+            scores = self.open().score(trees)
+        return list(scores.tokens.split(scores.counts.tolist()))

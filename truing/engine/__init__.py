@@ -1,1 +1,1 @@
-"""TODO."""
+"""Shared machinery: packed trees, exact log-probabilities, training, sampling, the cache."""

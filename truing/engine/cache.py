@@ -1,0 +1,87 @@
+"""What can be computed again, kept on disk under a hash of everything that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from truing.core.lazy import torch
+from truing.core.policy import Draw, Editable, Tree
+from truing.core.run import Run
+
+
+def digest(*parts: object) -> str:
+    """A SHA-256 over the canonical JSON of some plain values, hexadecimal."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary neighbour, then rename it: no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def tree_digest(trees: Sequence[Tree]) -> str:
+    """A hash of token ids; the boundaries of prompts and replies count."""
+    sha = hashlib.sha256()
+    for tree in trees:
+        for part in (tree.prompt, *tree.replies):
+            sha.update(len(part).to_bytes(8, "little") + np.asarray(part, dtype=np.int64).tobytes())
+        sha.update(b"/")
+    return sha.hexdigest()
+
+
+def reference_logprobs(base: Editable, trees: Sequence[Tree], run: Run) -> list[torch.Tensor]:
+    """Per-token log-probabilities of every reply under ``base``, ``(T_i,)`` nats, computed once and kept.
+
+    Per token and not per sequence, so that every loss, averaged, truncated or summed, can use one pass.
+    """
+    if run.cache is None:
+        return base.tree_logprobs(trees, run.log)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    path = run.cache / "logprobs" / f"{digest(base.fingerprint, tree_digest(trees))[:40]}.safetensors"
+    counts = [len(reply) for tree in trees for reply in tree.replies]
+    if path.exists():
+        try:
+            tokens = load_file(path)["tokens"]
+            if tokens.shape == (sum(counts),):
+                run.log.say(f"  reference log-probabilities: from the cache ({len(counts)} replies)")
+                return list(tokens.split(counts))
+            reason = f"{tuple(tokens.shape)} instead of {(sum(counts),)}"
+        except (SafetensorError, KeyError, OSError) as error:
+            reason = str(error)
+        run.log.say(f"warning: the cache entry {path} is unreadable ({reason}); computing it again")
+    found = base.tree_logprobs(trees, run.log)
+    write_atomically(path, lambda file: save_file({"tokens": torch.cat(found)}, file))
+    return found
+
+
+def cached_draws(path: Path | None, make: Callable[[], list[list[Draw]]]) -> list[list[Draw]]:
+    """Draws from a file, else made and kept there."""
+    if path is not None and path.exists():
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [[Draw(d[0], tuple(d[1]), tuple(d[2]), d[3]) for d in row] for row in rows]
+    made = make()
+    if path is not None:
+        rows = [[[d.text, d.token_ids, d.logprobs, d.finish] for d in row] for row in made]
+        write_atomically(path, lambda file: _dump(file, rows))
+    return made
+
+
+def _dump(file: Path, value: object) -> None:
+    file.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,163 @@
+"""Exact log-probabilities of trees under a Hugging Face causal language model.
+
+The full logits never exist: hidden states are projected to the vocabulary only where a target is read, in chunks
+that the backward pass computes again. Sums are in float32 whatever the model's type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from truing.core.lazy import torch
+from truing.core.policy import Tree, TreeScores
+from truing.core.run import Log, Quiet
+from truing.engine.tree import Packed, batches, pack
+
+CHUNK = 512  # targets projected at once: 512 x 49k logits are 100 MB in float32
+TOLERANCE = {"float32": 1e-3, "float64": 1e-8, "bfloat16": 0.25, "float16": 0.1}
+
+
+def project(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Hidden states ``(N, D)`` to logits ``(N, V)`` in float32 or better, with what the architecture does to them."""
+    logits = model.get_output_embeddings()(hidden)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    config = model.config.get_text_config()
+    if (divide := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        logits = logits / divide
+    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        logits = logits * scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and 3
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def target_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """``log p(target | hidden)`` for ``(T, D)`` hidden states and ``(T,)`` targets: ``(T,)``, nats."""
+
+    def chunk(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        logits = project(model, states)
+        return logits.gather(-1, wanted[:, None]).squeeze(-1) - logits.logsumexp(-1)
+
+    pieces = []
+    for states, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+        if torch.is_grad_enabled():
+            from torch.utils.checkpoint import checkpoint
+
+            pieces.append(checkpoint(chunk, states, wanted, use_reentrant=False))
+        else:
+            pieces.append(chunk(states, wanted))
+    return torch.cat(pieces) if pieces else hidden.new_zeros(0)
+
+
+def model_mask(model: Any, packed: Packed) -> Any:
+    """The block mask in the form that the model's attention takes: by layer kind where it slides."""
+    config = model.config.get_text_config()
+    dtype, eager = model.dtype, config._attn_implementation == "eager"
+
+    def form(window: int | None) -> torch.Tensor:
+        seen = packed.mask(window)
+        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min) if eager else seen
+
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if "sliding_attention" in kinds:
+        return {kind: form(window if kind == "sliding_attention" else None) for kind in sorted(kinds)}
+    return form(window)
+
+
+def score_packed(model: Any, trees: Sequence[Tree], row: int = 512) -> TreeScores:
+    """Scores from packed rows: one pass, each prompt once."""
+    packed = pack(trees, row).to(model.device)
+    hidden = model.base_model(
+        input_ids=packed.input_ids,
+        position_ids=packed.position_ids,
+        attention_mask=model_mask(model, packed),
+        use_cache=False,
+    ).last_hidden_state
+    states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, packed.reads)
+    return TreeScores(target_logprobs(model, states, packed.targets), packed.owner, packed.counts)
+
+
+def score_plain(model: Any, trees: Sequence[Tree]) -> TreeScores:
+    """Scores from the model's own forward pass, one sequence at a time: what packed is proved against."""
+    pieces, counts = [], []
+    for tree in trees:
+        for reply in tree.replies:
+            ids = torch.tensor([[*tree.prompt, *reply]], device=model.device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(tree.prompt) - 1 : -1]
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
+            pieces.append(picked - logits.logsumexp(-1))
+            counts.append(len(reply))
+    sizes = torch.tensor(counts, device=model.device)
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=model.device), sizes)
+    return TreeScores(torch.cat(pieces), owner, sizes)
+
+
+@dataclass
+class Scorer:
+    """Log-probabilities under one model, packed where that is proved to be the same.
+
+    Attributes:
+        model: a causal language model of transformers.
+        budget: packed tokens a forward pass.
+        layout: ``packed`` or ``plain`` once it is decided, on the first real batch.
+    """
+
+    model: Any
+    budget: int = 4096
+    log: Log = field(default_factory=Quiet)
+    layout: Literal["packed", "plain"] | None = None
+
+    def __call__(self, trees: Sequence[Tree]) -> TreeScores:
+        """One pass over some trees, with gradient where gradients are enabled."""
+        self.prove(trees)
+        run: Callable[[Any, Sequence[Tree]], TreeScores] = score_packed if self.layout == "packed" else score_plain
+        return run(self.model, trees)
+
+    def prove(self, trees: Sequence[Tree]) -> None:
+        """Compare packed with plain on a few real trees, once; fall back with a warning where they differ."""
+        if self.layout is not None or not trees:
+            return
+        few = [Tree(t.prompt, tuple(r for r in t.replies[:2] if r)) for t in sorted(trees, key=lambda t: t.size)[:2]]
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            plain = score_plain(self.model, few).tokens
+            try:
+                gap = (score_packed(self.model, few).tokens - plain).abs().max().item() if plain.numel() else 0.0
+            except (TypeError, ValueError, RuntimeError) as error:
+                gap, why = float("inf"), f"{type(error).__name__}: {error}"
+            else:
+                why = f"log-probabilities differ by {gap:.2g} nats"
+        self.model.train(training)
+        if gap <= TOLERANCE.get(str(self.model.dtype).removeprefix("torch."), 0.25):
+            self.layout = "packed"
+        else:
+            self.layout = "plain"
+            self.log.say(
+                f"warning: {type(self.model).__name__} gives other results in the packed layout ({why}); "
+                "going on one sequence at a time, which is slower and as right"
+            )
+
+    def many(self, trees: Sequence[Tree], stage: str = "scoring") -> list[torch.Tensor]:
+        """Per-token log-probabilities without gradient: a ``(T_i,)`` tensor on the CPU for each reply, in order."""
+        self.prove(trees)
+        firsts, total = [], 0
+        for tree in trees:
+            firsts.append(total)
+            total += len(tree.replies)
+        out: list[torch.Tensor] = [torch.zeros(0)] * total
+        done = 0
+        with torch.inference_mode():
+            for batch in batches(trees, self.budget):
+                scores = self([trees[i] for i in batch])
+                pieces = scores.tokens.cpu().split(scores.counts.tolist())
+                slots = [firsts[i] + k for i in batch for k in range(len(trees[i].replies))]
+                for slot, piece in zip(slots, pieces, strict=True):
+                    out[slot] = piece.clone()
+                done += len(batch)
+                self.log.progress(stage, done, len(trees))
+        return out

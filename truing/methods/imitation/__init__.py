@@ -1,0 +1,1 @@
+"""Demonstrations -> a policy that imitates them."""

@@ -1,0 +1,1 @@
+"""Donors -> one set of weights."""

@@ -1,0 +1,1 @@
+"""Principles and examples -> the policy behind a rewritten prompt."""

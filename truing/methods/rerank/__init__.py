@@ -1,0 +1,1 @@
+"""A judge -> a policy that draws several replies and gives one back."""

@@ -1,0 +1,53 @@
+"""Synthesis: a member turns the judged draws of one prompt into evidence."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt
+
+from truing.core.errors import bad
+from truing.core.evidence import Evidence, Pair
+from truing.core.method import Method
+from truing.core.policy import Chat, Draw, Policy, Sampling
+from truing.core.run import Run
+from truing.engine.cache import cached_draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSynthesis(Method[Policy, Evidence]):
+    """Draws from the base, asks the judge, and makes pairs. Replies stay the tokens that were drawn."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"prompts", "judge"})
+    writes: ClassVar[frozenset[str]] = frozenset({"pairs"})
+    draws: Annotated[int, Ge(0)] = 8
+    max_new_tokens: Annotated[int, Ge(1)] = 64
+    temperature: Annotated[float, Gt(0)] = 1.0
+
+    @abstractmethod
+    def propose(self, chat: Chat, draws: Sequence[Draw], scores: Sequence[float]) -> list[Pair]:
+        """The pairs of one prompt, from its draws and their scores; none where they teach nothing."""
+
+    def __call__(self, base: Policy, evidence: Evidence, run: Run, /) -> Evidence:
+        if self.draws == 0:
+            return Evidence()
+        if evidence.judge is None:
+            raise bad(self.card.name, "needs a judge", "Name one in the recipe, e.g. 'judge: constraints'.")
+        sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature)
+        chats = list(evidence.prompts)
+        file = run.work / "draws.json" if run.work else None
+        pools = cached_draws(
+            file, lambda: base.sample(chats, n=self.draws, sampling=sampling, rng=run.rng("synthesize"))
+        )
+        flat = [(chat, draw.text) for chat, pool in zip(chats, pools, strict=True) for draw in pool]
+        scores = evidence.judge.score([chat for chat, _ in flat], [text for _, text in flat])
+        pairs = []
+        for i, (chat, pool) in enumerate(zip(chats, pools, strict=True)):
+            pairs += self.propose(chat, pool, scores[i * self.draws : (i + 1) * self.draws])
+        run.log.say(f"  {len(pairs)} pairs from {len(flat)} draws to {len(chats)} prompts")
+        if not pairs:
+            raise bad(self.card.name, "no prompt has both better and worse draws", "Draw more, or change the judge.")
+        return Evidence(pairs=tuple(pairs))

@@ -1,0 +1,34 @@
+"""Pairs from the best and the worst of a pool of draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Ge
+
+from truing.core.evidence import Pair
+from truing.core.method import method
+from truing.core.policy import Chat, Draw
+from truing.methods.synthesize._family import PairSynthesis
+
+
+@method(paper="arXiv:2406.00832", dial="draws", neutral={"draws": 0})
+class BestAndWorst(PairSynthesis):
+    """Pairs the best draw of a prompt with its worst, the second best with the second worst, and so on.
+
+    Draws of one score teach nothing against each other and are never paired. Of equal scores the shorter reply
+    counts as neither better nor worse: the order of drawing decides.
+    """
+
+    pairs_per_prompt: Annotated[int, Ge(1)] = 2
+
+    def propose(self, chat: Chat, draws: Sequence[Draw], scores: Sequence[float]) -> list[Pair]:
+        order = sorted(range(len(draws)), key=lambda i: (-scores[i], i))
+        count = min(self.pairs_per_prompt, len(order) // 2)
+        ends = [(order[k], order[-1 - k]) for k in range(count)]
+        return [
+            Pair(chat, draws[best], draws[worst], margin=scores[best] - scores[worst])
+            for best, worst in ends
+            if scores[best] > scores[worst] and draws[best].token_ids != draws[worst].token_ids
+        ]

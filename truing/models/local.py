@@ -1,0 +1,205 @@
+"""Any causal language model of transformers, with its weights at hand."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from truing.core.errors import bad
+from truing.core.lazy import torch
+from truing.core.policy import Chat, Draw, Editable, Reply, Sampling, Scorable, Tree, TreeScores, Workbench
+from truing.core.rng import Rng
+from truing.core.run import Log, Quiet
+from truing.engine.draw import Sampler
+from truing.engine.score import Scorer
+from truing.models.template import Template
+
+ROWS = 96  # draws in progress at once
+BUDGET = 4096  # packed tokens a scoring pass
+
+
+class Local(Editable):
+    """A causal language model and its tokenizer. Never changed: training and merging give new ones."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str = "model", log: Log | None = None) -> None:
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self.template = Template(tokenizer, name)
+        self.log: Log = log or Quiet()
+        self.scorer = Scorer(self.model, BUDGET, self.log)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.weights().items()):
+            sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        sha.update(self.tokenizer.backend_tokenizer.to_str().encode())
+        sha.update(str(getattr(self.tokenizer, "chat_template", "")).encode())
+        return sha.hexdigest()
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a reply: the template's and the generation config's."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        listed = configured if isinstance(configured, list) else [configured]
+        return self.template.stop_ids | {int(i) for i in listed if i is not None}
+
+    def sample(self, chats: Sequence[Chat], *, n: int, sampling: Sampling, rng: Rng) -> list[list[Draw]]:
+        from dataclasses import replace
+
+        settings = replace(sampling, stop=(*sampling.stop, *self.template.stop_texts))
+        sampler = Sampler(self.model, self.stop_ids, self._text, ROWS, self.log)
+        return sampler(self.template.prompts(chats), n=n, sampling=settings, rng=rng)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def encode(self, chat: Chat, replies: Sequence[Reply]) -> Tree:
+        prompt = self.template.prompts([chat])[0]
+        return Tree(prompt, tuple(self.template.replies(replies, bare=[not chat] * len(replies))))
+
+    def encode_many(self, chats: Sequence[Chat], replies: Sequence[Sequence[Reply]]) -> list[Tree]:
+        """One tree a chat, tokenised in one call for the prompts and one for the replies."""
+        flat = [reply for group in replies for reply in group]
+        bare = [not chat for chat, group in zip(chats, replies, strict=True) for _ in group]
+        ids = iter(self.template.replies(flat, bare=bare))
+        prompts = self.template.prompts(chats)
+        return [Tree(p, tuple(next(ids) for _ in group)) for p, group in zip(prompts, replies, strict=True)]
+
+    def token_logprobs(self, chats: Sequence[Chat], replies: Sequence[Reply]) -> list[torch.Tensor]:
+        # Replies to one chat share its prompt: they become one tree.
+        groups: dict[Chat, list[int]] = {}
+        for i, chat in enumerate(chats):
+            groups.setdefault(chat, []).append(i)
+        trees = self.encode_many(list(groups), [[replies[i] for i in members] for members in groups.values()])
+        pieces = self.tree_logprobs(trees, self.log)
+        out: list[torch.Tensor] = [torch.zeros(0)] * len(chats)
+        for i, piece in zip((i for members in groups.values() for i in members), pieces, strict=True):
+            out[i] = piece
+        return out
+
+    def tree_logprobs(self, trees: Sequence[Tree], log: Log) -> list[torch.Tensor]:
+        self.scorer.log = log
+        return self.scorer.many(trees)
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        return dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+
+    def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Local:
+        made = copy.deepcopy(self.model)
+        own = dict(made.named_parameters()) | dict(made.named_buffers())
+        if own.keys() != weights.keys():
+            odd = sorted(own.keys() ^ weights.keys())[:3]
+            raise bad(self.name, f"weights do not fit: {odd} stand on one side only", "Give every tensor of weights().")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(weights[name])
+        return Local(made, self.tokenizer, name=self.name, log=self.log)
+
+    def open(self) -> Workbench:
+        return _Bench(self)
+
+    def save(self, folder: Path) -> None:
+        with _quiet_saving():
+            self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+
+
+class _Bench(Workbench):
+    """A copy to train. The layout that was proved for the original holds for it."""
+
+    def __init__(self, origin: Local) -> None:
+        self.origin = origin
+        self.module = copy.deepcopy(origin.model)
+        self.module.requires_grad_(True)
+        self.scorer = Scorer(self.module, origin.scorer.budget, origin.log, origin.scorer.layout)
+
+    def score(self, trees: Sequence[Tree]) -> TreeScores:
+        return self.scorer(trees)
+
+    def close(self) -> Local:
+        self.module.zero_grad(set_to_none=True)
+        return Local(self.module.eval(), self.origin.tokenizer, name=self.origin.name, log=self.origin.log)
+
+
+@contextmanager
+def _quiet_saving() -> Iterator[None]:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def load_local(
+    name: str,
+    *,
+    adapter: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    log: Log | None = None,
+) -> Local:
+    """A causal language model from a folder or the Hub.
+
+    Args:
+        name: a folder or a Hub name; a folder that holds a PEFT adapter names its base itself.
+        adapter: a PEFT adapter to apply; it is merged into the weights.
+        dtype: of the weights: ``float32``, ``bfloat16``, ``float16`` or ``auto``.
+        device: ``auto`` is the GPU where there is one.
+        trust_remote_code: run the Python code that the folder brings.
+        allow_pickle: read ``.bin`` weights, which can run code when they are opened.
+
+    Raises:
+        InputError: no such model, no safetensors, code of its own, or an unreadable adapter.
+    """
+    import transformers
+
+    folder = Path(name)
+    if adapter is None and (folder / "adapter_config.json").exists():
+        from peft import PeftConfig
+
+        adapter, name = name, str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+        with _quiet_saving():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, use_safetensors=None if allow_pickle else True, attn_implementation="sdpa", **options
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise bad(f"model {name!r}", str(error).strip().split("\n")[0], _mend(str(error))) from error
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+    return Local(model.to(place), tokenizer, name=name, log=log)
+
+
+def _with_adapter(model: Any, adapter: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (OSError, ValueError, KeyError) as error:
+        raise bad(f"adapter {adapter!r}", str(error).strip().split("\n")[0], "Give a PEFT adapter folder.") from error
+
+
+def _mend(text: str) -> str:
+    if "trust_remote_code" in text:
+        return "If you have read and trust its code, pass --trust_remote_code."
+    if "safetensors" in text:
+        return "Only safetensors are read; if you trust the file, pass --allow_pickle."
+    return "Give a folder with config.json and safetensors, a Hub name, or 'smollm2'."
+
+
+def is_scorable(policy: object) -> bool:
+    """Whether a policy can say how likely a reply is."""
+    return isinstance(policy, Scorable)

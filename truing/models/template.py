@@ -1,0 +1,122 @@
+"""From chats to tokens: what a tokenizer's template says, checked once, and a plain one where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from truing.core.errors import bad
+from truing.core.policy import Chat, Draw, Message, Reply
+
+PLAIN = {"system": "# Instruction", "user": "# Query", "assistant": "# Answer", "tool": "# Tool"}
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a tokenizer writes a conversation.
+
+    A prompt is everything up to where the reply begins, the assistant's header included. A reply is its own tokens
+    and the end of turn. The two are tokenised apart, so a prompt's tokens never depend on the reply.
+
+    Attributes:
+        tokenizer: of transformers.
+        name: for messages.
+    """
+
+    tokenizer: Any
+    name: str = "model"
+
+    @cached_property
+    def has_chat(self) -> bool:
+        """Whether the tokenizer brings a template of its own."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @cached_property
+    def end_of_turn(self) -> str:
+        """The text that ends an assistant's turn.
+
+        Raises:
+            InputError: the template does not write a prompt as a prefix of prompt and reply.
+        """
+        if not self.has_chat:
+            return str(self.tokenizer.eos_token or "")
+        probe = (Message("user", "ping"),)
+        before = self.render(probe)
+        whole = self._apply((*probe, Message("assistant", "pong")), reply_next=False)
+        if not whole.startswith(before + "pong"):
+            raise bad(
+                self.name,
+                "its chat template does not write a prompt as a prefix of prompt and reply, so no reply could be told apart",
+                "Set tokenizer.chat_template to one that ends a prompt exactly where the reply begins.",
+            )
+        tail = whole[len(before) + len("pong") :]
+        special = [token for token in self.tokenizer.all_special_tokens if tail.strip().startswith(token)]
+        if not special:
+            return tail or str(self.tokenizer.eos_token or "")
+        longest = max(special, key=len)
+        return tail[: tail.index(longest) + len(longest)]
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        ids = self.tokenizer(self.end_of_turn, add_special_tokens=False).input_ids if self.end_of_turn else []
+        known = {ids[-1]} if ids else set()
+        return frozenset(known | {i for i in (self.tokenizer.eos_token_id,) if i is not None})
+
+    @cached_property
+    def stop_texts(self) -> tuple[str, ...]:
+        """Texts that end a reply of a model without turns of its own."""
+        return () if self.has_chat else ("\n# Query", "\n# Instruction")
+
+    def render(self, chat: Chat) -> str:
+        """The prompt as text. The empty chat is bare text: nothing but what begins a document."""
+        if not chat:
+            return ""
+        if chat[-1].role == "assistant":
+            # A prefilled reply: go on from its text.
+            return self.render(chat[:-1]) + chat[-1].content
+        return self._apply(chat, reply_next=True)
+
+    def _apply(self, chat: Chat, *, reply_next: bool) -> str:
+        if self.has_chat:
+            rows = [{"role": message.role, "content": message.content} for message in chat]
+            text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=reply_next)
+            return text
+        turns = [f"{PLAIN.get(m.role, '# ' + m.role)}\n{m.content}\n\n" for m in chat]
+        return "".join(turns) + (f"{PLAIN['assistant']}\n" if reply_next else "")
+
+    def prompts(self, chats: Sequence[Chat]) -> list[tuple[int, ...]]:
+        """Token ids of prompts, each at least one token; every different chat is rendered and tokenised once."""
+        unique = list(dict.fromkeys(chats))
+        filled = [chat for chat in unique if chat]
+        texts = [self.render(chat) for chat in filled]
+        # A template writes its own special tokens; plain text gets those that the tokenizer adds.
+        ids = self.tokenizer(texts, add_special_tokens=not self.has_chat).input_ids if texts else []
+        found = dict(zip(filled, map(tuple, ids), strict=True))
+        found[()] = (self._first,)
+        return [found[chat] for chat in chats]
+
+    @property
+    def _first(self) -> int:
+        tokens = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        found = next((token for token in tokens if token is not None), None)
+        if found is None:
+            raise bad(self.name, "its tokenizer has neither a first nor a last token", "Set tokenizer.bos_token.")
+        return int(found)
+
+    def replies(self, replies: Sequence[Reply], *, bare: Sequence[bool]) -> list[tuple[int, ...]]:
+        """Token ids of replies: a draw's own, a text's with the end of turn (without where ``bare``)."""
+        texts = [
+            reply + ("" if alone else self.end_of_turn)
+            for reply, alone in zip(replies, bare, strict=True)
+            if isinstance(reply, str)
+        ]
+        ids = iter(self.tokenizer(texts, add_special_tokens=False).input_ids if texts else [])
+        return [tuple(next(ids)) if isinstance(reply, str) else self._drawn(reply) for reply in replies]
+
+    def _drawn(self, draw: Draw) -> tuple[int, ...]:
+        if draw.token_ids:
+            return draw.token_ids
+        return tuple(self.tokenizer(draw.text + self.end_of_turn, add_special_tokens=False).input_ids)
