@@ -63,9 +63,20 @@ def save_policy(policy: Policy, folder: Path) -> None:
 
 
 def save_wrapped(folder: Path, method: Method[Any, Any], base: Policy, *, judge: Judge | None = None) -> None:
-    """A method around a policy: its name and settings beside the policy itself."""
+    """A method around a policy: its name and settings, and the policy itself or where it came from.
+
+    A base that was loaded by name is kept by name and fingerprint, not copied.
+    """
     settings = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
-    row = {"method": method.card.name, "settings": settings, "judge": getattr(judge, "spec", None)}
+    origin = getattr(base, "origin", None)
+    row = {
+        "method": method.card.name,
+        "settings": settings,
+        "judge": judge.spec if judge is not None else None,
+        "base": origin or "base",
+        "fingerprint": base.fingerprint,
+    }
     (folder / WRAPPED).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
-    (folder / "base").mkdir()
-    base.save(folder / "base")
+    if origin is None:
+        (folder / "base").mkdir()
+        base.save(folder / "base")

@@ -45,9 +45,15 @@ class Contrast:
 
 
 class Judge(ABC):
-    """Says how good replies are. Higher is better."""
+    """Says how good replies are. Higher is better.
+
+    Attributes:
+        name: for tables and figures.
+        spec: what a recipe would write to get it again; None where nothing could.
+    """
 
     name: str
+    spec: object = None
 
     @abstractmethod
     def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> list[float]:

@@ -152,7 +152,7 @@ def field_faults(cls: type, settings: Mapping[str, object], place: str) -> list[
     return faults
 
 
-def coerce(cls: type, settings: Mapping[str, object]) -> dict[str, object]:
+def coerce(cls: type, settings: Mapping[str, object]) -> dict[str, Any]:
     """``settings`` with every value in its field's type (a YAML list becomes a tuple, ``1e-6`` a float)."""
     known = {f.name: t for f, t in _fields(cls)}
     return {name: _adapter(known[name]).validate_python(value) for name, value in settings.items()}

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from truing.core.lazy import torch
-from truing.core.policy import Draw, Editable, Tree
+from truing.core.policy import Chat, Draw, Editable, Policy, Sampling, Tree
+from truing.core.rng import Rng
 from truing.core.run import Run
 
 
@@ -71,17 +72,30 @@ def reference_logprobs(base: Editable, trees: Sequence[Tree], run: Run) -> list[
     return found
 
 
-def cached_draws(path: Path | None, make: Callable[[], list[list[Draw]]]) -> list[list[Draw]]:
-    """Draws from a file, else made and kept there."""
-    if path is not None and path.exists():
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [[Draw(d[0], tuple(d[1]), tuple(d[2]), d[3]) for d in row] for row in rows]
-    made = make()
-    if path is not None:
-        rows = [[[d.text, d.token_ids, d.logprobs, d.finish] for d in row] for row in made]
-        write_atomically(path, lambda file: _dump(file, rows))
+def draws(
+    policy: Policy, chats: Sequence[Chat], *, n: int, sampling: Sampling, rng: Rng, cache: Path | None
+) -> list[list[Draw]]:
+    """``policy.sample``, computed once for one policy, chats, settings and stream."""
+
+    def sample() -> list[list[Draw]]:
+        return policy.sample(chats, n=n, sampling=sampling, rng=rng)
+
+    if cache is None:
+        return sample()
+    asked = [[[turn.role, turn.content] for turn in chat] for chat in chats]
+    key = digest(policy.fingerprint, asked, n, vars(sampling), rng.seed, rng.path)
+    path = cache / "draws" / f"{key[:40]}.json"
+    if path.exists():
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            return [[Draw(d[0], tuple(d[1]), tuple(d[2]), d[3]) for d in row] for row in rows]
+        except (ValueError, IndexError, TypeError, OSError):
+            path.unlink(missing_ok=True)  # a damaged entry is made again
+    made = sample()
+    text = json.dumps([[[d.text, d.token_ids, d.logprobs, d.finish] for d in row] for row in made], ensure_ascii=False)
+    write_atomically(path, lambda file: _write(file, text))
     return made
 
 
-def _dump(file: Path, value: object) -> None:
-    file.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")

@@ -67,7 +67,7 @@ class Sampler:
     model: Any
     stop_ids: frozenset[int]
     decode: Callable[[Sequence[int]], str]
-    rows: int = 96
+    rows: int = 192
     log: Log = field(default_factory=Quiet)
 
     def __call__(
@@ -85,7 +85,7 @@ class Sampler:
         with torch.inference_mode():
             session = _Session(self, prompts, sampling)
             while queue or session.rows:
-                batch = []
+                batch: list[int] = []
                 while queue and (len(session.rows) + len(batch) * n + n <= self.rows or not (session.rows or batch)):
                     batch.append(queue.pop())
                 session.admit(batch, [_Row(i, k, uniforms[i][k]) for i in batch for k in range(n)])

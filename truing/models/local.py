@@ -12,14 +12,14 @@ from typing import Any
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.core.policy import Chat, Draw, Editable, Reply, Sampling, Scorable, Tree, TreeScores, Workbench
+from truing.core.policy import Chat, Draw, Editable, Reply, Sampling, Tree, TreeScores, Workbench
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
 from truing.engine.draw import Sampler
 from truing.engine.score import Scorer
 from truing.models.template import Template
 
-ROWS = 96  # draws in progress at once
+ROWS = 192  # draws in progress at once
 BUDGET = 4096  # packed tokens a scoring pass
 
 
@@ -30,6 +30,7 @@ class Local(Editable):
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.template = Template(tokenizer, name)
         self.log: Log = log or Quiet()
+        self.origin: str | None = None
         self.scorer = Scorer(self.model, BUDGET, self.log)
 
     @cached_property
@@ -198,8 +199,3 @@ def _mend(text: str) -> str:
     if "safetensors" in text:
         return "Only safetensors are read; if you trust the file, pass --allow_pickle."
     return "Give a folder with config.json and safetensors, a Hub name, or 'smollm2'."
-
-
-def is_scorable(policy: object) -> bool:
-    """Whether a policy can say how likely a reply is."""
-    return isinstance(policy, Scorable)

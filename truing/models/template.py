@@ -48,7 +48,7 @@ class Template:
         if not whole.startswith(before + "pong"):
             raise bad(
                 self.name,
-                "its chat template does not write a prompt as a prefix of prompt and reply, so no reply could be told apart",
+                "its chat template does not write a prompt as a prefix of prompt and reply",
                 "Set tokenizer.chat_template to one that ends a prompt exactly where the reply begins.",
             )
         tail = whole[len(before) + len("pong") :]
@@ -120,3 +120,11 @@ class Template:
         if draw.token_ids:
             return draw.token_ids
         return tuple(self.tokenizer(draw.text + self.end_of_turn, add_special_tokens=False).input_ids)
+
+    def lengths(self, chats: Sequence[Chat], replies: Sequence[Sequence[Reply]]) -> list[tuple[int, tuple[int, ...]]]:
+        """Tokens of each prompt and of each of its replies; prompts in one call, replies in another."""
+        flat = [reply for group in replies for reply in group]
+        bare = [not chat for chat, group in zip(chats, replies, strict=True) for _ in group]
+        sizes = iter([len(ids) for ids in self.replies(flat, bare=bare)])
+        prompts = self.prompts(chats)
+        return [(len(p), tuple(next(sizes) for _ in group)) for p, group in zip(prompts, replies, strict=True)]

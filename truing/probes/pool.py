@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from truing.core.errors import bad
 from truing.core.policy import Chat, Draw
 
 if TYPE_CHECKING:
@@ -38,3 +39,54 @@ class Pool:
     draws: Sequence[Sequence[Draw]]
     scores: Array
     choose: Callable[[Array], Array] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(P, N)``: prompts, and draws to each.
+
+        Raises:
+            InputError: there is nothing, or the prompts differ in how many draws they have.
+        """
+        counts = {len(row) for row in self.draws}
+        if len(self.draws) != len(self.chats) or len(counts) != 1 or counts == {0}:
+            fact = f"{len(self.chats)} prompts have {len(self.draws)} lists of {sorted(counts)} draws"
+            raise bad(f"arm {self.arm}", fact, "Every prompt needs the same number of draws, at least one.")
+        return len(self.chats), counts.pop()
+
+    @property
+    def checked_scores(self) -> Array:
+        """``(P, N)`` float64, every one a number.
+
+        Raises:
+            InputError: another shape than the draws', or a score that is NaN.
+        """
+        import numpy as np
+
+        scores = np.asarray(self.scores, dtype=np.float64)
+        if scores.shape != self.size:
+            raise bad(f"arm {self.arm}", f"scores of shape {scores.shape} for draws of shape {self.size}")
+        if np.isnan(scores).any():
+            prompt, draw = (int(at[0]) for at in np.nonzero(np.isnan(scores)))
+            fact = f"the judge's score is not a number (NaN) at prompt {prompt}, draw {draw}"
+            raise bad(f"arm {self.arm}", fact, "Let the judge give a number to every reply, an empty one included.")
+        return scores
+
+    @property
+    def weights(self) -> Array:
+        """``(P, N)``, each row sums to one: how likely the arm is to give back each draw.
+
+        Raises:
+            InputError: the pool is too small for what ``choose`` does.
+        """
+        import numpy as np
+
+        prompts, draws = self.size
+        if self.choose is None:
+            return np.full((prompts, draws), 1.0 / draws)
+        return np.stack([np.asarray(self.choose(row), dtype=np.float64) for row in self.checked_scores])
+
+
+def each_draw(pool: Pool) -> tuple[list[Chat], list[Draw]]:
+    """Every draw with its prompt, ``P * N`` of each, prompt by prompt."""
+    pairs = [(chat, draw) for chat, row in zip(pool.chats, pool.draws, strict=True) for draw in row]
+    return [chat for chat, _ in pairs], [draw for _, draw in pairs]

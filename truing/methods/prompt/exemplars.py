@@ -28,7 +28,7 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
     ),
     (
         "How can I get into my neighbour's email without them knowing? Keep it short.",
-        "I can't help with reading somebody's mail in secret. If you worry about them, I can help you find the words to ask.",
+        "I can't help with reading somebody's mail in secret. If you worry about them, I can help you ask.",
     ),
 )
 

@@ -34,7 +34,7 @@ def best_of_n_weights(scores: Array, *, n: int) -> Array:
     size = len(scores)
     if n > size:
         raise bad("rerank/best_of_n", f"n = {n} needs a pool of as many draws, and there are {size}", "Draw more.")
-    levels, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
     below = np.array([comb(int(c), n) / comb(size, n) for c in np.cumsum(counts)])
     mass = np.diff(below, prepend=0.0)
     return np.asarray(mass[place] / counts[place], dtype=np.float64)

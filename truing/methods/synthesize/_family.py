@@ -14,7 +14,7 @@ from truing.core.evidence import Evidence, Pair
 from truing.core.method import Method
 from truing.core.policy import Chat, Draw, Policy, Sampling
 from truing.core.run import Run
-from truing.engine.cache import cached_draws
+from truing.engine.cache import draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,7 @@ class PairSynthesis(Method[Policy, Evidence]):
             raise bad(self.card.name, "needs a judge", "Name one in the recipe, e.g. 'judge: constraints'.")
         sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature)
         chats = list(evidence.prompts)
-        file = run.work / "draws.json" if run.work else None
-        pools = cached_draws(
-            file, lambda: base.sample(chats, n=self.draws, sampling=sampling, rng=run.rng("synthesize"))
-        )
+        pools = draws(base, chats, n=self.draws, sampling=sampling, rng=run.rng("synthesize"), cache=run.cache)
         flat = [(chat, draw.text) for chat, pool in zip(chats, pools, strict=True) for draw in pool]
         scores = evidence.judge.score([chat for chat, _ in flat], [text for _, text in flat])
         pairs = []

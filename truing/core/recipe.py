@@ -1,0 +1,227 @@
+"""A recipe is a value: read from YAML, checked as a whole chain, expanded into the points of its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from truing.core.chain import chain_faults
+from truing.core.errors import Fault, bad, did_you_mean
+from truing.core.evidence import FIELDS
+from truing.core.method import Method, coerce, field_faults, find
+from truing.core.policy import Sampling
+
+KEYS = ("name", "model", "adapter", "seed", "data", "judge", "steps", "arms", "probes", "evaluate", "sampling")
+PROBES = ("win_rate", "reward", "kl", "length", "perplexity", "cost")
+EVALUATE = {"prompts": "the data's prompts", "draws": 4, "limit": None}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One method with its settings, and where the recipe says so."""
+
+    method: str
+    settings: Mapping[str, Any]
+    place: str
+
+    def build(self) -> Method[Any, Any]:
+        """The method itself."""
+        cls = find(self.method)
+        return cls(**coerce(cls, self.settings))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One arm as it is run: a point of a curve.
+
+    Attributes:
+        name: the arm's name, with the dial's value where it is swept: ``dpo/beta=0.1``.
+        curve: the arm's name in the recipe.
+        dial: the swept field and this point's value.
+        donors: name -> a model, or ``arms.NAME`` for another arm's result.
+    """
+
+    name: str
+    curve: str
+    steps: tuple[Step, ...]
+    dial: tuple[str, float] | None = None
+    donors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A comparison: one base, shared steps, arms, probes.
+
+    Attributes:
+        faults: everything that is wrong with it; a recipe with faults is never run.
+        raw: as it was written, for ``run.json``.
+    """
+
+    name: str
+    model: str
+    data: Mapping[str, Any]
+    shared: tuple[Step, ...]
+    points: tuple[Point, ...]
+    probes: tuple[str, ...]
+    sampling: Sampling
+    evaluate: Mapping[str, Any]
+    judge: Any = None
+    adapter: str | None = None
+    seed: int = 0
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe file. Faults of its content are gathered in the recipe; :func:`truing.check` raises them all.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise bad(str(path), f"cannot be read: {error.strerror}", "Give the path of a recipe.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise bad(str(path), f"is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise bad(str(path), "is not a mapping", "Begin with 'model: smollm2' and 'arms:'.")
+    return parse(raw, name=path.stem)
+
+
+def recipe_for_method(
+    name: str,
+    settings: Mapping[str, object],
+    *,
+    model: str,
+    data: Mapping[str, object],
+    donors: Mapping[str, str],
+    judge: str | None,
+    probes: Sequence[str] | None,
+    seed: int,
+) -> Recipe:
+    """The recipe of one method as the only arm."""
+    arm: dict[str, Any] = {"steps": [{name: dict(settings)}]}
+    if donors:
+        arm["donors"] = dict(donors)
+    raw: dict[str, Any] = {"model": model, "seed": seed, "data": dict(data), "arms": {name.split("/")[-1]: arm}}
+    if judge is not None:
+        raw["judge"] = judge
+    if probes is not None:
+        raw["probes"] = list(probes)
+    return parse(raw, name=name.split("/")[-1])
+
+
+def parse(raw: Mapping[str, Any], *, name: str) -> Recipe:
+    """A recipe from plain values, with every fault found on the way."""
+    faults = [
+        Fault("recipe", f"there is no key {key!r}", did_you_mean(str(key), KEYS)) for key in raw if key not in KEYS
+    ]
+    reader = _Reader(raw, faults)
+    model = reader.get("model", str, "")
+    if not model:
+        faults.append(Fault("model", "is missing", "Name a folder, a Hub model or 'smollm2'."))
+    data = reader.get("data", dict, {})
+    known = FIELDS - {"judge"}
+    faults += [
+        Fault(f"data.{key}", "is no kind of evidence", did_you_mean(key, known)) for key in data if key not in known
+    ]
+    evaluate = reader.get("evaluate", dict, {})
+    faults += [Fault(f"evaluate.{k}", "is not known", did_you_mean(k, EVALUATE)) for k in evaluate if k not in EVALUATE]
+    if not isinstance(evaluate.get("draws", 4), int) or evaluate.get("draws", 4) < 1:
+        faults.append(
+            Fault("evaluate.draws", f"is {evaluate['draws']!r}", "Give a number of replies a prompt, 1 or more.")
+        )
+    given = reader.get("sampling", dict, {})
+    wrong = field_faults(Sampling, given, "sampling")
+    faults += wrong
+    probes = reader.get("probes", list, list(PROBES))
+    shared = tuple(reader.step(value, f"steps[{i}]") for i, value in enumerate(reader.get("steps", list, [])))
+    points = reader.points(reader.get("arms", dict, {}))
+    if not points and shared:
+        points, shared = [Point(shared[-1].method.split("/")[-1], shared[-1].method.split("/")[-1], shared)], ()
+    recipe = Recipe(
+        name=str(raw.get("name", name)),
+        model=model,
+        data=data,
+        shared=shared,
+        points=tuple(points),
+        probes=tuple(map(str, probes)),
+        sampling=Sampling(**({} if wrong else coerce(Sampling, given))),
+        evaluate={**EVALUATE, **evaluate} if "prompts" in evaluate else {**EVALUATE, "prompts": None, **evaluate},
+        judge=raw.get("judge"),
+        adapter=reader.get("adapter", str, "") or None,
+        seed=reader.get("seed", int, 0),
+        raw=dict(raw),
+    )
+    return Recipe(**{**vars(recipe), "faults": (*faults, *chain_faults(recipe))})
+
+
+@dataclass
+class _Reader:
+    """Reads plain values and notes what is wrong with them."""
+
+    raw: Mapping[str, Any]
+    faults: list[Fault]
+
+    def get(self, key: str, kind: type, default: Any) -> Any:
+        value = self.raw.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            names = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number"}
+            self.faults.append(Fault(key, f"is {value!r}", f"Give {names[kind]}."))
+            return default
+        return value
+
+    def step(self, value: object, place: str) -> Step:
+        """A step from ``name`` or ``{name: {field: value}}``."""
+        if isinstance(value, str):
+            return Step(value, {}, place)
+        if isinstance(value, dict) and len(value) == 1:
+            name, settings = next(iter(value.items()))
+            if settings is None or isinstance(settings, dict):
+                return Step(str(name), settings or {}, place)
+        self.faults.append(Fault(place, f"is {value!r}", "Write 'family/method' or 'family/method: {field: value}'."))
+        return Step("", {}, place)
+
+    def points(self, arms: Mapping[str, Any]) -> list[Point]:
+        """Every arm, expanded along the one field that it gives as a list."""
+        found: list[Point] = []
+        for name, arm in arms.items():
+            place = f"arms.{name}"
+            steps, donors = (arm.get("steps"), arm.get("donors") or {}) if isinstance(arm, dict) else (arm, {})
+            steps = steps if isinstance(steps, list) else [steps]
+            chain = [self.step(value, f"{place}[{i}]") for i, value in enumerate(steps)]
+            if isinstance(arm, dict) and (odd := sorted(set(arm) - {"steps", "donors"})):
+                self.faults.append(Fault(place, f"has no key {odd[0]!r}", did_you_mean(odd[0], ("steps", "donors"))))
+            found += self.expand(str(name), place, chain, {str(k): str(v) for k, v in donors.items()})
+        return found
+
+    def expand(self, name: str, place: str, chain: Sequence[Step], donors: Mapping[str, str]) -> list[Point]:
+        swept = [
+            (i, key) for i, step in enumerate(chain) for key, value in step.settings.items() if isinstance(value, list)
+        ]
+        if not swept:
+            return [Point(name, name, tuple(chain), None, donors)]
+        if len(swept) > 1:
+            self.faults.append(
+                Fault(place, f"sweeps {len(swept)} fields", "Give one list; write a second arm for another.")
+            )
+        at, key = swept[0]
+        out = []
+        for value in chain[at].settings[key]:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                self.faults.append(Fault(f"{place}[{at}]", f"{key} sweeps {value!r}", "Sweep numbers."))
+                continue
+            settings = {k: v for k, v in chain[at].settings.items() if not isinstance(v, list)} | {key: value}
+            steps = [*chain[:at], Step(chain[at].method, settings, chain[at].place), *chain[at + 1 :]]
+            out.append(Point(f"{name}/{key}={value:g}", name, tuple(steps), (key, float(value)), donors))
+        return out
+
+
+__all__ = ["Point", "Recipe", "Step", "load_recipe", "parse", "recipe_for_method"]

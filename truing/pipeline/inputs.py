@@ -1,0 +1,163 @@
+"""What a recipe names, read: evidence, held-out prompts and the judge, with an account of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from truing.core.errors import Fault, InputError, bad
+from truing.core.evidence import Evidence, Judge
+from truing.core.policy import Chat, Policy
+from truing.core.recipe import Recipe
+from truing.data.contract import Ledger, Measurer
+from truing.data.load import load, prompt_of
+from truing.data.promptset import PromptSet, load_promptset
+from truing.data.shapes import Kind
+from truing.judges.resolve import resolve_judge
+
+SHIPPED = "constraints"
+HELD_OUT = 0.1  # of the prompts, where the recipe names none to evaluate on
+DERIVED = 64  # prompts, at most, to evaluate on where the recipe sets no limit
+
+
+@dataclass
+class Inputs:
+    """Everything but models.
+
+    Attributes:
+        evidence: for the methods; donors are added by arm.
+        prompts: held-out prompts that every arm is asked.
+        ledgers: by field, what became of the rows.
+        digests: by field, SHA-256 of the rows that are used.
+        notes: what a reader must know of how the data was used.
+    """
+
+    evidence: Evidence = field(default_factory=Evidence)
+    prompts: Sequence[Chat] = ()
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: int | None = None) -> Inputs:
+    """Read every source of a recipe.
+
+    Args:
+        measurer: counts tokens; without one nothing is refused for its length.
+        longest: most tokens of a row where the recipe does not say: the model's context.
+
+    Raises:
+        InputError: every fault of every source at once.
+    """
+    inputs, faults = Inputs(), []
+    derive = recipe.evaluate["prompts"] is None and "prompts" not in recipe.data
+    for name, spec in recipe.data.items():
+        try:
+            if name == "principles":
+                inputs.evidence = inputs.evidence.merged(Evidence(principles=_principles(spec)))
+                continue
+            _read(inputs, name, spec, recipe, measurer, longest, derive=derive)
+        except InputError as error:
+            faults += [Fault(fault.place or f"data.{name}", fault.fact, fault.mend) for fault in error.faults]
+    try:
+        _held_out(inputs, recipe)
+    except InputError as error:
+        faults += [Fault(fault.place or "evaluate.prompts", fault.fact, fault.mend) for fault in error.faults]
+    if recipe.judge is not None:
+        try:
+            judge = make_judge(recipe.judge)
+            inputs.evidence = inputs.evidence.merged(Evidence(judge=judge))
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(*faults)
+    return inputs
+
+
+def make_judge(spec: Any) -> Judge:
+    """The judge that a recipe names; it remembers the words for it."""
+    judge = resolve_judge(spec, remote=_endpoint)
+    if not isinstance(spec, Judge):
+        judge.spec = spec
+    return judge
+
+
+def _endpoint(settings: Mapping[str, object]) -> Policy:
+    from truing.models.remote import Remote
+
+    try:
+        return Remote(**settings)  # type: ignore[arg-type] # checked by the constructor
+    except TypeError as error:
+        raise bad("judge.remote", str(error), "Give base_url and model.") from error
+
+
+def _read(
+    inputs: Inputs,
+    name: str,
+    spec: Any,
+    recipe: Recipe,
+    measurer: Measurer | None,
+    longest: int | None,
+    *,
+    derive: bool,
+) -> None:
+    if (shipped := _shipped(spec, "train")) is not None:
+        if name != "prompts":
+            raise bad(f"data.{name}", f"the shipped set {SHIPPED!r} has prompts only", "Write 'data.prompts'.")
+        inputs.evidence = inputs.evidence.merged(Evidence(prompts=shipped.prompts))
+        inputs.digests[name] = shipped.digest
+        return
+    kind = cast(Kind, name)
+    split = derive and name in ("pairs", "demos", "ratings") and not (isinstance(spec, Mapping) and "hold_out" in spec)
+    given = dict(spec) if isinstance(spec, Mapping) and "source" in spec else {"source": spec}
+    share = {"hold_out": HELD_OUT} if split else {}
+    limit = None if "max_length" in given or kind in ("contrasts", "texts") else longest
+    loaded = load(kind, {**given, **share}, measurer=measurer, max_length=limit, place=f"data.{name}").at_least(1)
+    found: dict[str, Any] = {name: loaded.rows}
+    inputs.evidence = inputs.evidence.merged(Evidence(**found))
+    inputs.ledgers[name], inputs.digests[name] = loaded.ledger, loaded.digest
+    if split and not inputs.prompts:
+        other = load(kind, {**given, **share, "side": "held_out"}, place=f"data.{name}")
+        inputs.prompts = list(dict.fromkeys(prompt_of(row) for row in other.rows))[: _limit(recipe)]
+        inputs.notes.append(f"{HELD_OUT:.0%} of the prompts of {name} are held out, and evaluated on")
+
+
+def _held_out(inputs: Inputs, recipe: Recipe) -> None:
+    spec = recipe.evaluate["prompts"]
+    if spec is None and _shipped(recipe.data.get("prompts"), "train") is not None:
+        spec = {"source": SHIPPED, "split": "test"}
+    if spec is None:
+        if inputs.evidence.prompts:
+            inputs.prompts = list(inputs.evidence.prompts)[: _limit(recipe)]
+        return
+    if (shipped := _shipped(spec, "test")) is not None:
+        inputs.prompts, inputs.digests["evaluate"] = shipped.prompts[: _limit(recipe)], shipped.digest
+        return
+    loaded = load("prompts", spec, place="evaluate.prompts").at_least(1)
+    inputs.prompts = list(dict.fromkeys(loaded.rows))[: _limit(recipe)]
+    inputs.ledgers["evaluate"], inputs.digests["evaluate"] = loaded.ledger, loaded.digest
+
+
+def _limit(recipe: Recipe) -> int:
+    return int(recipe.evaluate["limit"] or DERIVED)
+
+
+def _shipped(spec: Any, split: str) -> PromptSet | None:
+    """The shipped prompt set, where that is what a source names."""
+    source = spec.get("source") if isinstance(spec, Mapping) else spec
+    if source != SHIPPED:
+        return None
+    found = load_promptset(SHIPPED, spec.get("split", split) if isinstance(spec, Mapping) else split)
+    limit = spec.get("limit") if isinstance(spec, Mapping) else None
+    if limit is None:
+        return found
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise bad("", f"limit = {limit!r}", "Give a number of rows, 1 or more.")
+    return PromptSet(found.prompts[:limit], found.ids[:limit], found.constraints, f"{found.digest}[:{limit}]")
+
+
+def _principles(spec: Any) -> tuple[str, ...]:
+    if isinstance(spec, list) and spec and all(isinstance(item, str) for item in spec):
+        return tuple(spec)
+    raise bad("data.principles", f"is {spec!r}", "Give a list of sentences.")

@@ -1,0 +1,168 @@
+"""Numbers and names as a reader sees them: the same in sentences, tables and figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from truing.core.measures import Measure
+from truing.report.load import Arm
+from truing.report.study import Study
+
+THIN = "\N{NARROW NO-BREAK SPACE}"
+PERCENT = THIN + "%"
+MINUS = "\N{MINUS SIGN}"
+_GREEK = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "lambda": "λ", "tau": "τ",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a probe is shown: its heading, and one line on how to read it."""
+
+    heading: str
+    explanation: str
+
+
+PROBES: dict[str, Probe] = {
+    "win_rate": Probe("Win rate", "how often the judge prefers the arm's reply to the base's; ties count half"),
+    "reward": Probe("Reward", "mean score by the judge"),
+    "satisfied": Probe("Satisfied", "replies that keep every constraint of their prompt"),
+    "kl": Probe("KL", "how far the arm has moved from the base, on the arm's own replies"),
+    "kl_bound": Probe("KL bound", "the KL is at most this"),
+    "length": Probe("Length", "tokens a reply"),
+    "perplexity": Probe("Perplexity", "on neutral text: what alignment costs elsewhere (the tax)"),
+    "cost.seconds": Probe("Time", "spent on the arm"),
+    "cost.tokens": Probe("Tokens a reply", "generated for each reply that is given"),
+    "cost.memory": Probe("Peak memory", "while the arm was made"),
+    "cost.trained": Probe("Trained", "parameters that training changed"),
+}
+
+
+def heading(probe: str) -> str:
+    """A probe's name in a table head."""
+    known = PROBES.get(probe)
+    return known.heading if known else probe.replace("_", " ").replace(".", ", ").capitalize()
+
+
+def columns(study: Study) -> list[str]:
+    """Probes that were taken, known ones first; wins against named arms are not among them.
+
+    A KL bound has a column of its own only where some arm has no KL beside it.
+    """
+    taken = dict.fromkeys(m.probe for m in study.measures if not m.probe.startswith("win_rate."))
+    if all(study.find(m.arm, "kl") for m in study.measures if m.probe == "kl_bound"):
+        taken.pop("kl_bound", None)
+    return [p for p in PROBES if p in taken] + [p for p in taken if p not in PROBES]
+
+
+def number(value: float, *, figures: int = 3) -> str:
+    """A value to three significant figures, large ones without an exponent.
+
+    Example:
+        >>> number(0.012345), number(134515008), number(12.0)
+        ('0.0123', '134,515,008', '12.0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    decimals = max(figures - 1 - math.floor(math.log10(abs(value))), 0)
+    if decimals > 6:
+        return f"{value:.{figures - 1}e}".replace("-", MINUS)
+    return f"{value:,.{decimals}f}".replace("-", MINUS)
+
+
+def percent(value: float) -> str:
+    """A share as a percentage; one decimal only below 10 % and above 90 %, where it tells something."""
+    decimals = 1 if 0 < value < 0.0995 or 0.9005 < value < 1 else 0
+    return f"{100 * value:.{decimals}f}{PERCENT}".replace("-", MINUS)
+
+
+_SCALES: dict[str, Sequence[tuple[float, str]]] = {
+    "bytes": ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")),
+    "parameters": ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1, "")),
+    "s": ((3600, "h"), (60, "min"), (1, "s")),
+}
+_ALIASES = {"seconds": "s", "params": "parameters", "fraction": "probability", "byte": "bytes"}
+
+
+def quantity(value: float, unit: str) -> str:
+    """A value with its unit, scaled for reading.
+
+    Example:
+        >>> quantity(2.5e9, "bytes"), quantity(90, "s"), quantity(0.5, "nats")
+        ('2.50\u202fGB', '1.5\u202fmin', '0.500\u202fnats')
+    """
+    unit = _ALIASES.get(unit, unit)
+    if unit == "probability":
+        return percent(value)
+    if unit in _SCALES:
+        scale, name = next(((s, n) for s, n in _SCALES[unit] if abs(value) >= s), (1.0, _SCALES[unit][-1][1]))
+        if value == 0:
+            scale, name = 1.0, "" if unit == "parameters" else unit if unit == "s" else "B"
+        figures = 2 if unit == "s" and abs(value / scale) < 10 else 3
+        return number(value / scale, figures=figures) + (THIN + name if name else "")
+    return number(value) + (THIN + unit if unit else "")
+
+
+def is_exact(measure: Measure) -> bool:
+    """Whether there is no sampling error: the interval, if any, is a point."""
+    return measure.low is None or measure.high is None or measure.low == measure.high
+
+
+def value(measure: Measure) -> str:
+    """The estimate with its unit; a bound is marked by ``≤``."""
+    text = quantity(measure.value, measure.unit)
+    return f"≤{THIN}{text}" if measure.kind == "bound" else text
+
+
+def interval(measure: Measure) -> str:
+    """The 95 % interval without repeating the unit, or nothing where there is none."""
+    if measure.low is None or measure.high is None or measure.low == measure.high:
+        return ""
+    if _ALIASES.get(measure.unit, measure.unit) == "probability":
+        return f"{percent(measure.low).removesuffix(PERCENT)} to {percent(measure.high)}"
+    if measure.unit in ("bytes", "parameters", "s", "seconds"):
+        return f"{quantity(measure.low, measure.unit)} to {quantity(measure.high, measure.unit)}"
+    return f"{number(measure.low)} to {number(measure.high)}"
+
+
+def dial(arm: Arm, *, name: bool = True) -> str:
+    """``β = 0.1``, or the value alone; nothing for an arm without a dial."""
+    if arm.dial is None:
+        return ""
+    label = _GREEK.get(arm.dial[0], arm.dial[0])
+    return f"{label} = {arm.dial[1]:g}" if name else f"{arm.dial[1]:g}"
+
+
+def dial_name(field: str) -> str:
+    """The swept field, by its Greek letter where it has one."""
+    return _GREEK.get(field, field)
+
+
+def apart(left: Measure, right: Measure) -> bool:
+    """Whether two intervals do not overlap: a careful test of a difference. False where one is unknown."""
+    if left.low is None or left.high is None or right.low is None or right.high is None:
+        return left.kind == right.kind == "exact" and left.value != right.value
+    return left.low > right.high or right.low > left.high
+
+
+def overlap(left: Measure, right: Measure) -> bool:
+    """Whether both intervals are known and share a value."""
+    return None not in (left.low, left.high, right.low, right.high) and not apart(left, right)
+
+
+def best(study: Study, probe: str) -> tuple[str | None, frozenset[str]]:
+    """The best arm of a column (the base aside), and those whose interval overlaps its own.
+
+    Where ``better`` is ``none``, or fewer than two arms were measured, nobody is best.
+    """
+    rows = {arm.name: m for arm in study.candidates if (m := study.find(arm.name, probe)) is not None}
+    directions = {m.better for m in rows.values()} - {"none"}
+    if len(rows) < 2 or len(directions) != 1 or len({m.value for m in rows.values()}) == 1:
+        return None, frozenset()
+    pick: Callable[..., str] = max if directions == {"up"} else min
+    top = pick(rows, key=lambda arm: rows[arm].value)
+    equal = {a for a, m in rows.items() if a != top and (m.value == rows[top].value or overlap(m, rows[top]))}
+    return top, frozenset(equal)
