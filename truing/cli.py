@@ -44,19 +44,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = shlex.join(["truing", *words, *([] if "--resume" in words else ["--resume"])])
         print(f"\nStopped.{f' To go on from here: {again}' if 'run' in words else ''}", file=sys.stderr)
         return 130
-    except InputError as error:
+    except Exception as error:  # whatever it is, a person gets a short message; the traceback is there for who asks
+        if debug:
+            traceback.print_exc()
+        return _tell(error, debug)
+
+
+def _tell(error: Exception, debug: bool) -> int:
+    """Say what went wrong, and return the exit code."""
+    if isinstance(error, InputError):
         terminal.show_faults(error.faults)
-        code = 2
-    except RunError as error:
+        return 2
+    if isinstance(error, RunError):
         print(f"The run failed: {error}", file=sys.stderr)
-        code = 1
-    except Exception as error:  # a crash is told in one line; its traceback is there for who asks
+    else:
         hint = "" if debug else " --debug shows where."
         print(f"Failed unexpectedly: {type(error).__name__}: {error}.{hint}", file=sys.stderr)
-        code = 1
-    if debug:
-        traceback.print_exc()
-    return code
+    return 1
 
 
 def _dispatch(words: list[str]) -> int:

@@ -135,19 +135,17 @@ class Ledger:
 
         One line a status that occurred, followed by one a reason. ``HEADER`` names the columns.
         """
-        lines = []
+        lines: list[tuple[str, str, str, str]] = []
         for status in STATUSES:
-            inside = sorted(
-                ((r, e) for (s, r), e in self.entries.items() if s == status), key=lambda pair: -pair[1].count
-            )
+            inside = [(reason, entry) for (of, reason), entry in self.entries.items() if of == status]
+            inside.sort(key=lambda pair: -pair[1].count)
             if not self.statuses[status] and not inside:
                 continue
             lost = f"{self.tokens_lost} tokens lost" if status == "shortened" else ""
             lines.append((status, lost, str(self.statuses[status]), ""))
             for reason, entry in inside:
-                lines.append(
-                    ("", reason + (f": {entry.detail}" if entry.detail else ""), str(entry.count), _rows(entry))
-                )
+                why = f"{reason}: {entry.detail}" if entry.detail else reason
+                lines.append(("", why, str(entry.count), _rows(entry)))
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -201,7 +199,7 @@ def fit(
     max_length: int,
     shorten: bool,
 ) -> list[Fitted]:
-    """Judge some rows by their length in tokens; all of them are measured in one call, and all cuts in a second.
+    """Judge some rows by their length in tokens: one call of the measurer for all, one more for each that is cut.
 
     Replies, the assistant header and the end of turn are never cut. What shortening takes is whole turns.
 

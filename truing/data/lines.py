@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from truing.core.errors import Fault, bad
 from truing.data.reasons import Reason, Refused
@@ -77,7 +77,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                 raise bad(str(path), "the file is UTF-16", "Save it as UTF-8.")
             if head.startswith(b"\x1f\x8b"):
                 with gzip.open(raw) as unpacked:
-                    yield unpacked
+                    yield cast(IO[bytes], unpacked)
             else:
                 yield raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -33,7 +33,7 @@ class Loaded:
 
     Attributes:
         kind: which field of the evidence they are for.
-        rows: a sequence that can be indexed and iterated again and again; beyond ``in_memory`` bytes it is a view of a file.
+        rows: a sequence that can be indexed and iterated again and again; large ones are a view of a file.
         ledger: what became of every row of the source.
         digest: SHA-256 of the rows, hexadecimal: equal rows in equal order, equal digest, whatever file they came from.
     """
@@ -90,17 +90,19 @@ def load(
     ledger = Ledger(kind=kind, source=spec.label)
     store = Store(cache, in_memory)
     try:
-        for row, shaped in _judged(kind, spec, measurer, ledger):
-            if isinstance(shaped, Verdict):
-                ledger.add(row.where, shaped)
-                continue
-            if spec.limit is not None and ledger.usable >= spec.limit:
-                ledger.stopped = True
-                break
-            items, verdict, layout = shaped
-            for item in items:
-                store.add(item)
-            ledger.add(row.where, verdict, layout)
+        for row, found in _judged(kind, spec, measurer):
+            if found is None:
+                ledger.elsewhere += 1
+            elif isinstance(found, Verdict):
+                ledger.add(row.where, found)
+            else:
+                items, verdict, layout = found
+                for item in items:
+                    store.add(item)
+                ledger.add(row.where, verdict, layout)
+                if ledger.usable == spec.limit:
+                    ledger.stopped = True
+                    break
     except BaseException:
         store.abandon()
         raise
@@ -111,11 +113,9 @@ def load(
 Usable = tuple[tuple[Item, ...], Verdict, str]
 
 
-def _judged(
-    kind: Kind, spec: Source, measurer: Measurer | None, ledger: Ledger
-) -> Iterator[tuple[Row, Usable | Verdict]]:
-    """Every row with what can be used of it, or with the verdict that refuses it; in order."""
-    source = _shaped(kind, spec, ledger)
+def _judged(kind: Kind, spec: Source, measurer: Measurer | None) -> Iterator[tuple[Row, Usable | Verdict | None]]:
+    """Every row with what can be used of it, the verdict that refuses it, or None where it is on the other side."""
+    source = _shaped(kind, spec)
     while batch := list(islice(source, BATCH)):
         usable = [shaped for _, shaped in batch if isinstance(shaped, Shaped)]
         if spec.max_length is not None and measurer is not None:
@@ -126,7 +126,7 @@ def _judged(
             yield row, _settled(shaped, next(verdicts)) if isinstance(shaped, Shaped) else shaped
 
 
-def _shaped(kind: Kind, spec: Source, ledger: Ledger) -> Iterator[tuple[Row, Shaped | Verdict]]:
+def _shaped(kind: Kind, spec: Source) -> Iterator[tuple[Row, Shaped | Verdict | None]]:
     for row in rows(spec):
         if isinstance(row.value, Fault):
             yield row, Verdict("refused", row.value.fact, row.value.mend)
@@ -137,9 +137,9 @@ def _shaped(kind: Kind, spec: Source, ledger: Ledger) -> Iterator[tuple[Row, Sha
             yield row, Verdict("refused", refused.reason, refused.detail)
             continue
         if spec.hold_out and held_out(shaped.items[0], spec.hold_out) != (spec.side == "held_out"):
-            ledger.elsewhere += 1
-            continue
-        yield row, shaped
+            yield row, None
+        else:
+            yield row, shaped
 
 
 def _measured(usable: Sequence[Shaped], spec: Source, measurer: Measurer) -> list[Fitted]:

@@ -15,6 +15,7 @@ class Reason(StrEnum):
     SURROGATE = "half of a surrogate pair (not valid Unicode)"
     NOT_AN_OBJECT = "not an object with columns"
     MISSING = "missing column"
+    NO_VALUE = "no value in a needed column"
     NOT_TEXT = "content is not text"
     NOT_A_NUMBER = "not a finite number"
     NEGATIVE_MARGIN = "chosen is scored below rejected"
@@ -36,7 +37,7 @@ class Reason(StrEnum):
     OLD_TURNS = "oldest turns dropped"
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - a verdict on a row, caught and counted; nobody sees it as an error
     """This row cannot be used.
 
     Attributes:

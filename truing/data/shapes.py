@@ -11,8 +11,8 @@
 | ``positive``, ``negative`` | a contrast |
 | ``text`` | a text |
 
-Wherever a cell holds text it may be a ``Human:``/``Assistant:`` transcript, and a reply may be a text, one assistant message,
-or the whole conversation that ends in it.
+Wherever a cell holds text it may be a ``Human:``/``Assistant:`` transcript, and a reply may be a text, one assistant
+message, or the whole conversation that ends in it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ _USED = (*PROMPTS, "completion", "chosen", "rejected", *LABELS, "positive", "neg
 
 def _missing(kind: Kind, raw: Raw) -> NoReturn:
     found = ", ".join(f"{name} (empty)" if raw[name] is None else str(name) for name in raw) or "none"
-    raise Refused(Reason.MISSING, f"found: {found}; needed: {NEEDS[kind]}")
+    empty = any(raw.get(name, "") is None for name in _USED)
+    raise Refused(Reason.NO_VALUE if empty else Reason.MISSING, f"found: {found}; needed: {NEEDS[kind]}")
 
 
 def _has(raw: Raw, *names: str) -> bool:
@@ -112,13 +113,12 @@ def _sides(raw: Raw, reader: Reader) -> tuple[Chat, str, str]:
         return one, chosen, rejected
     left, right = _whole(raw["chosen"], "chosen", reader), _whole(raw["rejected"], "rejected", reader)
     if isinstance(left, str) and isinstance(right, str):
+        _spoken(left), _spoken(right)
         if left.strip() == right.strip():
             raise Refused(Reason.SAME)
         prompt, *rests = split_text(left, right)
         if not prompt:
-            raise Refused(
-                Reason.NO_PROMPT, "chosen and rejected share no whole first word, and there is no prompt column"
-            )
+            raise Refused(Reason.NO_PROMPT, "no prompt column, and chosen and rejected share no whole first word")
         rests = [rest.lstrip() if reader.strip else rest for rest in rests]  # whitespace at the cut is nobody's
         texts = [reader.text(text, name) for text, name in zip(rests, ("chosen", "rejected"), strict=True)]
         return user(reader.text(prompt, "chosen")), texts[0], texts[1]
@@ -144,9 +144,7 @@ def _whole(value: object, place: str, reader: Reader) -> Chat | str:
 def _last_turn(chat: Chat) -> str:
     """The reply that a conversation ends in."""
     if not chat or chat[-1].role != "assistant":
-        raise Refused(
-            Reason.REPLY_ROLE, f"the last turn is {'the ' + chat[-1].role + chr(39) + 's' if chat else 'missing'}"
-        )
+        raise Refused(Reason.REPLY_ROLE, f"the last turn is by {chat[-1].role if chat else 'nobody'}")
     return _spoken(chat[-1].content)
 
 
@@ -231,6 +229,9 @@ def _demo(raw: Raw, reader: Reader) -> Demo:
 
 def _prompts(raw: Raw, reader: Reader) -> tuple[Item, ...]:
     if _has(raw, "prompt"):
+        for name in ("completion", "chosen"):  # a whole conversation tells more of the prompt than its last turn
+            if _has(raw, name) and (not isinstance(raw[name], str) or is_transcript(raw[name])):
+                return (check_prompt(_reply(raw, name, "prompt", reader)[0]),)
         return (check_prompt(_prompt(raw["prompt"], "prompt", reader)),)
     if _has(raw, "chosen", "rejected"):
         return (check_prompt(_sides(raw, reader)[0]),)

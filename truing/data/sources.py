@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -69,12 +69,11 @@ class Source:
         """
         given = {name: setting for name, setting in settings.items() if setting is not None}
         if isinstance(value, Source):
-            return replace(value, **coerce(Source, given))
-        if isinstance(value, Mapping) and not _from_datasets(value):
+            given = {**{f.name: getattr(value, f.name) for f in fields(Source)}, **given}
+        elif isinstance(value, Mapping) and not _from_datasets(value):
             if "source" not in value:
-                raise bad(
-                    place, f"no 'source' among {', '.join(map(str, value)) or 'nothing'}", "Name a file or a set."
-                )
+                found = ", ".join(map(str, value)) or "nothing"
+                raise bad(place, f"no 'source' among {found}", "Name a file or a set.")
             given = {**value, **given}
         else:
             given = {"source": value, **given}
@@ -83,7 +82,8 @@ class Source:
             faults.append(Fault(place, "side is held_out, but hold_out is not set", "Set e.g. 'hold_out: 0.1'."))
         if faults:
             raise InputError(*faults)
-        return Source(**{"columns": {}, **coerce(Source, given)})  # type: ignore[arg-type]  # validated just above
+        typed: dict[str, Any] = coerce(Source, given)
+        return Source(**typed)
 
     @property
     def label(self) -> str:

@@ -87,7 +87,7 @@ class Reader:
         return Message(ROLES[role.lower()], self.text(item.get("content", item.get("value")), place))
 
     def transcript(self, text: str, place: str) -> Chat:
-        """The turns of a ``Human:``/``Assistant:`` transcript; an ``Assistant:`` left open at its end is an empty one."""
+        """The turns of a ``Human:``/``Assistant:`` transcript; an ``Assistant:`` left open is an empty turn."""
         text = text.lstrip("\n")
         marks = list(_MARKER.finditer(text))
         ends = [mark.start() for mark in marks[1:]] + [len(text)]
@@ -141,10 +141,10 @@ def common(left: Sequence[object], right: Sequence[object]) -> int:
 def split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
     """A prompt that two texts share, and what each says after it.
 
-    The prompt is the longest common prefix of whole words: of the places where it could end, none lies within a word of
-    either text (a word is a run of characters other than whitespace), neither rest is empty or blank, and the whitespace at the
-    cut begins the rests. So ``prompt + rest`` is each text, character for character. Where two replies open with the same
-    words, those count as prompt: nothing in the texts tells them apart, which is why a ``prompt`` column is better.
+    The prompt is the longest common prefix of characters that ends with a whole word of both texts (a word is a run of
+    characters other than whitespace) and leaves neither rest blank. The whitespace at the cut begins the rests, so
+    ``prompt + rest`` is each text, character for character. Where two replies open with the same words, those count as
+    prompt: nothing in the texts tells them apart, which is why a ``prompt`` column is better.
 
     Returns: prompt, rest of chosen, rest of rejected; the prompt is empty where no whole word is shared.
 

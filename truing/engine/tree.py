@@ -76,7 +76,7 @@ def batches(trees: Sequence[Tree], budget: int, row: int = 512) -> Iterator[list
     batch: list[int] = []
     for i in order:
         sizes = [trees[k].size for k in [*batch, i]]
-        capacity = max(row, max(sizes))
+        capacity = max(min(row, budget), *sizes)
         if batch and len(fill(sizes, capacity)) * capacity > max(budget, capacity):
             yield batch
             batch = []

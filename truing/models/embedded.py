@@ -30,7 +30,7 @@ from truing.models.gguf import dequantise
 
 Name = Literal["smollm2", "gemma3-270m"]
 Route = Callable[[Path], Mapping[str, str]]
-"""Fills an empty folder with a model and says where it came from; raises OSError or RunError where it cannot."""
+"""Fills an empty folder with a model and says where it came from; raises where it cannot."""
 
 HUB_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BLOCK = 1 << 20
@@ -100,24 +100,23 @@ def resolve_embedded(
     root = cache or Path(os.environ.get("TRUING_CACHE") or Path.home() / ".cache" / "truing")
     folder = root / "models" / name
     if folder.exists():
-        return _complete(folder)
+        if missing := _missing(folder):
+            raise bad(str(folder), f"this is not a whole model: no {missing}", "Delete it and run again.")
+        return folder
     reasons = []
     for label, route in (ROUTES[name] if routes is None else routes).items():
         say(f"{name}: not in {folder.parent}; trying {label}")
         try:
             return _build(folder, label, route)
-        except (OSError, RunError, ImportError) as error:
-            reasons.append(f"  {label}: {error}")
+        except Exception as error:  # whatever stops one route, the next may do; all reasons are told
+            reasons.append(f"  {label}: {error if isinstance(error, RunError) else repr(error)}")
     mend = f"Put a folder with config.json, tokenizer.json and model.safetensors at {folder}, or name another model."
     raise RunError("\n".join([f"{name} could not be had by any route.", *reasons, mend]))
 
 
-def _complete(folder: Path) -> Path:
+def _missing(folder: Path) -> str:
     missing = [file for file in ("config.json", "tokenizer.json") if not (folder / file).is_file()]
-    missing += [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
-    if missing:
-        raise bad(str(folder), f"this is not a whole model: no {', no '.join(missing)}", "Delete it and run again.")
-    return folder
+    return ", no ".join(missing + ([] if any(folder.glob("*.safetensors")) else ["model.safetensors"]))
 
 
 def _build(folder: Path, label: str, route: Route) -> Path:
@@ -127,13 +126,14 @@ def _build(folder: Path, label: str, route: Route) -> Path:
         made.mkdir()
         origin = {"route": label, **route(made)}
         (made / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-        _complete(made)
+        if missing := _missing(made):
+            raise RunError(f"it gave no {missing}")
         try:
             made.rename(folder)
         except OSError:
-            if not folder.is_dir():
+            if _missing(folder):  # else a process that was quicker has put its own there
                 raise
-    return _complete(folder)  # ours, or that of a process that was quicker
+    return folder
 
 
 def from_hub(folder: Path) -> dict[str, str]:

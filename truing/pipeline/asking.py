@@ -79,7 +79,7 @@ class Asking:
 
     def _drawn(self, arm: str, policy: Policy, choose: Callable[[Any], Any] | None) -> Pool:
         chats, n = list(self.inputs.prompts), self.needed(arm)
-        stream = Rng(self.recipe.seed).child("evaluate")
+        stream = Rng(self.recipe.seed).child("evaluate", arm)  # arms are drawn independently
         made = draws(policy, chats, n=n, sampling=self.recipe.sampling, rng=stream, cache=self.cache) if chats else []
         judge = self.inputs.evidence.judge
         scores = np.zeros((len(chats), n))

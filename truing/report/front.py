@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ from truing.report.study import Study
 HEIGHT, NARROW_HEIGHT = 540, 430
 _MARGIN, _NARROW_MARGIN = {"l": 58, "r": 16, "t": 16, "b": 58}, {"l": 46, "r": 8, "t": 10, "b": 50}
 _WIDTH, _NARROW_WIDTH = 1090, 350
-_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def front(study: Study) -> Figure:
@@ -32,8 +32,9 @@ def front(study: Study) -> Figure:
     for curve, look in looks.items():
         own = [p for p in points if p.arm.curve == curve]
         data += [_curve(curve, own, look)] if own else []
-    data += [_rings(study), _base(), _labels(points, looks, reach, span, short=False)]
+    data += [_rings(study), _base()]
     layout = plot.base_layout(height=HEIGHT) | {"shapes": [plot.level(0.5)], "margin": _MARGIN}
+    layout["annotations"] = _labels(points, looks, reach, span, short=False)
     layout["xaxis"] |= {"range": plot.kl_range(reach), **plot.kl_ticks(reach, least=0.055)}
     layout["xaxis"] |= plot.axis_title("KL from the base, nats (square-root spacing)", 12)
     layout["yaxis"] |= {"tickformat": ".0%", "range": span, **plot.axis_title("Win rate against the base", 8)}
@@ -41,11 +42,13 @@ def front(study: Study) -> Figure:
         "height": NARROW_HEIGHT,
         "margin": _NARROW_MARGIN,
         "font": {"size": 11},
+        "annotations": _labels(points, looks, reach, span, short=True),
         "yaxis": {"title": {"text": "Win rate", "standoff": 4}},
         "xaxis": plot.kl_ticks(reach, least=0.14) | {"title": {"text": "KL, nats (square-root spacing)"}},
     }
-    narrow_labels = {str(len(data) - 1): _labels(points, looks, reach, span, short=True)}
-    return {"data": data, "layout": layout, "narrow": {"layout": narrow_layout, "data": narrow_labels}}
+    smaller = {str(i): {"marker": {"size": 8}} for i, trace in enumerate(data) if "error_y" in trace}
+    smaller |= {str(len(data) - 2): {"marker": {"size": 16}}, str(len(data) - 1): {"marker": {"size": 10}}}
+    return {"data": data, "layout": layout, "narrow": {"layout": narrow_layout, "data": smaller}}
 
 
 def _at(study: Study, arm: str) -> list[Point]:
@@ -76,7 +79,7 @@ def _curve(curve: str, points: Sequence[Point], look: Look) -> Figure:
 
 def _labels(
     points: Sequence[Point], looks: Mapping[str, Look], reach: float, span: tuple[float, float], *, short: bool
-) -> Figure:
+) -> list[Mapping[str, Any]]:
     """Every label, where it covers least. On a phone a label is the dial's value alone."""
     margin, width, height = (_NARROW_MARGIN, _NARROW_WIDTH, NARROW_HEIGHT) if short else (_MARGIN, _WIDTH, HEIGHT)
     size = 11 if short else 12.5
@@ -88,17 +91,24 @@ def _labels(
         line=size * 1.25,
     )
     texts = ["base", *(_label(p, short=short) for p in points)]
-    centres = [frame.at(0.0, 0.5), *(frame.at(root(p.x), p.y) for p in points)]
-    return {
-        "x": [0.0, *(root(p.x) for p in points)],
-        "y": [0.5, *(p.y for p in points)],
-        "mode": "text",
-        "text": [f"{_SPACE}{_SPACE}{plot.text(label)}{_SPACE}{_SPACE}" for label in texts],
-        "textposition": labels.place(frame, centres, texts, _ink(points, frame)),
-        "textfont": {"color": ["$ink", *(looks[p.arm.curve].colour for p in points)], "size": size},
-        **TRACE,
-        "hoverinfo": "skip",
-    }
+    ends = [(0.0, 0.5), *((root(p.x), p.y) for p in points)]
+    colours = ["$ink", *(looks[p.arm.curve].colour for p in points)]
+    spots = labels.place(frame, [frame.at(*end) for end in ends], texts, _ink(points, frame))
+    return [
+        {
+            "x": x,
+            "y": y,
+            "text": plot.text(label),
+            "showarrow": False,
+            "xanchor": spot.anchor[0],
+            "yanchor": spot.anchor[1],
+            "xshift": spot.shift[0],
+            "yshift": -spot.shift[1],
+            "borderpad": 0,
+            "font": {"color": colour, "size": size},
+        }
+        for (x, y), label, colour, spot in zip(ends, texts, colours, spots, strict=True)
+    ]
 
 
 def _label(point: Point, *, short: bool) -> str:
@@ -117,7 +127,7 @@ def _ink(points: Sequence[Point], frame: labels.Frame) -> list[labels.Box]:
             if measure.low is not None and measure.high is not None:
                 reached = [(root(p.x), v) if ends[0] == "x" else (root(v), p.y) for v in (measure.low, measure.high)]
                 boxes += labels.path([frame.at(*end) for end in reached])
-    for p, q in zip(points, points[1:], strict=False):
+    for p, q in itertools.pairwise(points):
         if p.arm.curve == q.arm.curve:
             boxes += labels.path([frame.at(root(p.x), p.y), frame.at(root(q.x), q.y)])
     return boxes
@@ -152,7 +162,7 @@ def _best_of_n_curve(reach: float) -> Figure:
     """Drawn smoothly in n up to the edge of the figure or n = 1024, with a dot at each power of two."""
     steps = [i for i in range(81) if best_of_n(2 ** (i / 8))[0] <= reach]
     path = [best_of_n(2 ** (i / 8)) for i in steps]
-    sizes = [4 if i % 8 == 0 and i else 0 for i in steps]
+    sizes = [6 if i % 8 == 0 and i else 0 for i in steps]
     return {
         "name": "best-of-n in theory",
         "x": [root(kl) for kl, _ in path],

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels; y grows downwards."""
-
-REACH = 13.0
-"""From the centre of a marker to where its label begins, pixels."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,38 @@ class Frame:
         return across, down
 
 
-def place(frame: Frame, centres: Sequence[tuple[float, float]], texts: Sequence[str], ink: Sequence[Box]) -> list[str]:
-    """A plotly ``textposition`` for each label.
+@dataclass(frozen=True)
+class Spot:
+    """Where a label hangs: the side of the text that is pinned, and how far from the centre of the marker, pixels."""
+
+    anchor: tuple[str, str]
+    shift: tuple[float, float]
+
+    def box(self, centre: tuple[float, float], width: float, height: float) -> Box:
+        """What the label covers."""
+        x, y = centre[0] + self.shift[0], centre[1] + self.shift[1]
+        left = x - {"left": 0.0, "center": width / 2, "right": width}[self.anchor[0]]
+        top = y - {"top": 0.0, "middle": height / 2, "bottom": height}[self.anchor[1]]
+        return left, top, left + width, top + height
+
+
+SPOTS = (
+    Spot(("left", "top"), (9, 3)),
+    Spot(("right", "bottom"), (-9, -3)),
+    Spot(("left", "bottom"), (9, -3)),
+    Spot(("right", "top"), (-9, 3)),
+    Spot(("left", "middle"), (14, 0)),
+    Spot(("right", "middle"), (-14, 0)),
+    Spot(("center", "top"), (0, 13)),
+    Spot(("center", "bottom"), (0, -13)),
+    Spot(("left", "top"), (14, 12)),
+    Spot(("right", "bottom"), (-14, -12)),
+)
+"""The places around a marker, the best liked first; y grows downwards."""
+
+
+def place(frame: Frame, centres: Sequence[tuple[float, float]], texts: Sequence[str], ink: Sequence[Box]) -> list[Spot]:
+    """A spot for each label.
 
     Args:
         frame: where it is drawn.
@@ -41,10 +69,10 @@ def place(frame: Frame, centres: Sequence[tuple[float, float]], texts: Sequence[
     taken: list[Box] = []
     chosen = []
     for centre, text in zip(centres, texts, strict=True):
-        boxes = _candidates(centre, len(text) * frame.line * 0.5, frame.line)
-        costs = {name: _cost(box, frame, ink, taken) + i for i, (name, box) in enumerate(boxes.items())}
-        best = min(costs, key=lambda name: costs[name])
-        chosen.append(best)
+        boxes = [spot.box(centre, len(text) * frame.line * 0.48, frame.line) for spot in SPOTS]
+        costs = [_cost(box, frame, ink, taken) + 4 * i for i, box in enumerate(boxes)]
+        best = costs.index(min(costs))
+        chosen.append(SPOTS[best])
         taken.append(boxes[best])
     return chosen
 
@@ -52,34 +80,12 @@ def place(frame: Frame, centres: Sequence[tuple[float, float]], texts: Sequence[
 def path(points: Sequence[tuple[float, float]], *, step: float = 8.0, width: float = 3.0) -> list[Box]:
     """A line through some points as small boxes."""
     boxes = []
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         pieces = max(int(max(abs(x1 - x0), abs(y1 - y0)) / step), 1)
         for i in range(pieces + 1):
             x, y = x0 + (x1 - x0) * i / pieces, y0 + (y1 - y0) * i / pieces
             boxes.append((x - width, y - width, x + width, y + width))
     return boxes
-
-
-def _candidates(centre: tuple[float, float], width: float, line: float) -> dict[str, Box]:
-    """The places around a marker, the best liked first."""
-    x, y = centre
-    near, top, bottom = (
-        REACH * 0.6,
-        (y - REACH - line * 0.6, y - REACH * 0.3),
-        (y + REACH * 0.3, y + REACH + line * 0.6),
-    )
-    sides = {"right": (x + near, x + near + width), "left": (x - near - width, x - near)}
-    centred = (x - width / 2, x + width / 2)
-    return {
-        "bottom right": (sides["right"][0], bottom[0], sides["right"][1], bottom[1]),
-        "top left": (sides["left"][0], top[0], sides["left"][1], top[1]),
-        "top right": (sides["right"][0], top[0], sides["right"][1], top[1]),
-        "bottom left": (sides["left"][0], bottom[0], sides["left"][1], bottom[1]),
-        "middle right": (x + REACH, y - line / 2, x + REACH + width, y + line / 2),
-        "middle left": (x - REACH - width, y - line / 2, x - REACH, y + line / 2),
-        "bottom center": (centred[0], y + REACH, centred[1], y + REACH + line),
-        "top center": (centred[0], y - REACH - line, centred[1], y - REACH),
-    }
 
 
 def _cost(box: Box, frame: Frame, ink: Sequence[Box], taken: Sequence[Box]) -> float:

@@ -148,14 +148,13 @@ def _arm(folder: Path, entry: Mapping[str, Any], faults: list[Fault], notes: lis
         else:
             rows = _lines(file, _metrics, faults)
     dial = entry.get("dial")
-    seconds = entry.get("seconds")
     return Arm(
         name=name,
         curve=str(entry.get("curve") or name),
         dial=(str(dial[0]), float(dial[1])) if isinstance(dial, list) and len(dial) == 2 and _number(dial[1]) else None,
         steps=tuple(map(str, entry.get("steps") or ())),
         artefact=str(entry["artefact"]) if entry.get("artefact") else None,
-        seconds=float(seconds) if _number(seconds) else None,
+        seconds=_float(entry.get("seconds")),
         training=_in_order(rows),
     )
 
@@ -176,8 +175,12 @@ def _parsed(file: Path, parse: Callable[[Any], T], faults: list[Fault]) -> Itera
                 faults.append(Fault(f"{file}:{number}", f"cannot be read: {reason}", mend))
 
 
+def _float(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return _float(value) is not None
 
 
 _NUMBERS, _TEXTS = ("value", "low", "high", "n"), ("probe", "unit", "kind", "better", "note", "arm", "curve")

@@ -62,14 +62,14 @@ def _heading(probe: str) -> str:
     return f"Win rate against {versus}" if kind == "win_rate" and versus else show.heading(probe)
 
 
-def _cell(study: Study, arm: str, probe: str, top: str | None, level: frozenset[str]) -> str:
+def _cell(study: Study, arm: str, probe: str, first: frozenset[str], level: frozenset[str]) -> str:
     measure = study.find(arm, probe)
     if measure is None:
         return "–"
     bracket = f" ({show.interval(measure)})" if show.interval(measure) else ""
     n = f", n = {measure.n}" if measure.n else ""
     value = plain(show.value(measure))
-    shown = f"**{value}**" if arm == top else f"{value} †" if arm in level else value
+    shown = f"**{value}**" if arm in first else f"{value} †" if arm in level else value
     return f"{shown}{plain(bracket)}{n}"
 
 

@@ -20,7 +20,7 @@ def recipe(run: RunFolder) -> str:
     import yaml
 
     plan = run.facts.get("recipe")
-    return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True, width=88) if plan else ""
+    return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True, default_flow_style=None, width=88) if plan else ""
 
 
 def facts(run: RunFolder) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from truing.core.measures import Measure
@@ -117,15 +117,17 @@ def value(measure: Measure) -> str:
     return f"≤{THIN}{text}" if measure.kind == "bound" else text
 
 
-def interval(measure: Measure) -> str:
-    """The 95 % interval without repeating the unit, or nothing where there is none."""
+def interval(measure: Measure, *, brief: bool = False) -> str:
+    """The 95 % interval without repeating the unit, or nothing where there is none; ``brief`` for a table."""
     if measure.low is None or measure.high is None or measure.low == measure.high:
         return ""
-    if _ALIASES.get(measure.unit, measure.unit) == "probability":
-        return f"{percent(measure.low).removesuffix(PERCENT)} to {percent(measure.high)}"
-    if measure.unit in ("bytes", "parameters", "s", "seconds"):
-        return f"{quantity(measure.low, measure.unit)} to {quantity(measure.high, measure.unit)}"
-    return f"{number(measure.low)} to {number(measure.high)}"
+    to = "\N{EN DASH}" if brief and measure.low >= 0 else " to "
+    unit = _ALIASES.get(measure.unit, measure.unit)
+    if unit == "probability":
+        return f"{percent(measure.low).removesuffix(PERCENT)}{to}{percent(measure.high)}"
+    if unit in _SCALES:
+        return f"{quantity(measure.low, unit)}{to}{quantity(measure.high, unit)}"
+    return f"{number(measure.low)}{to}{number(measure.high)}"
 
 
 def dial(arm: Arm, *, name: bool = True) -> str:
@@ -153,16 +155,18 @@ def overlap(left: Measure, right: Measure) -> bool:
     return None not in (left.low, left.high, right.low, right.high) and not apart(left, right)
 
 
-def best(study: Study, probe: str) -> tuple[str | None, frozenset[str]]:
-    """The best arm of a column (the base aside), and those whose interval overlaps its own.
+def best(study: Study, probe: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The best arms of a column (the base aside; several where they are equal), and those that overlap them.
 
-    Where ``better`` is ``none``, or fewer than two arms were measured, nobody is best.
+    Nobody is best where ``better`` is ``none``, where fewer than two arms were measured, where more than half share
+    the best value, or where no arm can be told apart from the best.
     """
     rows = {arm.name: m for arm in study.candidates if (m := study.find(arm.name, probe)) is not None}
     directions = {m.better for m in rows.values()} - {"none"}
-    if len(rows) < 2 or len(directions) != 1 or len({m.value for m in rows.values()}) == 1:
-        return None, frozenset()
-    pick: Callable[..., str] = max if directions == {"up"} else min
-    top = pick(rows, key=lambda arm: rows[arm].value)
-    equal = {a for a, m in rows.items() if a != top and (m.value == rows[top].value or overlap(m, rows[top]))}
-    return top, frozenset(equal)
+    if len(rows) < 2 or len(directions) != 1:
+        return frozenset(), frozenset()
+    top = max(rows.values(), key=lambda m: m.value if directions == {"up"} else -m.value)
+    first = frozenset(arm for arm, m in rows.items() if m.value == top.value)
+    level = frozenset(arm for arm, m in rows.items() if arm not in first and overlap(m, top))
+    tells_nothing = len(first | level) == len(rows) or len(first) > len(rows) / 2
+    return (frozenset(), frozenset()) if tells_nothing else (first, level)

@@ -99,7 +99,7 @@ def _head(study: Study, probe: str, n: int | None) -> str:
     units = {m.unit for m in study.measures if m.probe == probe and m.unit in ("nats", "tokens")}
     small = " · ".join([*sorted(units), *([f"n = {n}"] if n else [])])
     title = ". ".join(part for part in (known.explanation if known else "", arrow) if part)
-    mark = f' <span class="way" aria-label="{arrow}">{sign}</span>' if sign else ""
+    mark = f'\u00a0<span class="way" aria-label="{arrow}">{sign}</span>' if sign else ""
     return f'<span title="{escape(title)}">{escape(show.heading(probe))}{mark}</span><small>{escape(small)}</small>'
 
 
@@ -118,18 +118,17 @@ def _broken(name: str) -> str:
     return escape(name).replace("/", "/<wbr>")
 
 
-def _cell(study: Study, arm: Arm, probe: str, top: tuple[str | None, frozenset[str]], with_n: bool) -> str:
+def _cell(study: Study, arm: Arm, probe: str, top: tuple[frozenset[str], frozenset[str]], with_n: bool) -> str:
     measure = study.find(arm.name, probe)
     if measure is None:
         return '<td class="none">–</td>'
-    kind = "best" if arm.name == top[0] else "level" if arm.name in top[1] else ""
+    kind = "best" if arm.name in top[0] else "level" if arm.name in top[1] else ""
     attributes = f' class="{kind}"' if kind else ""
     hint = ". ".join(part for part in (measure.note, f"n = {measure.n}" if measure.n else "", measure.kind) if part)
     small = f"n = {measure.n}" if with_n and measure.n else ""
     bound = study.find(arm.name, "kl_bound") if probe == "kl" and measure.kind != "bound" else None
-    if bound:
-        small = " · ".join(part for part in (small, f"≤{show.THIN}{show.number(bound.value)}") if part)
-    return f'<td{attributes} title="{escape(hint)}">{_stack(measure, small)}</td>'
+    third = f"<small>≤{show.THIN}{show.number(bound.value)}</small>" if bound else ""
+    return f'<td{attributes} title="{escape(hint)}">{_stack(measure, small)}{third}</td>'
 
 
 def _stack(measure: Measure, n: str) -> str:
@@ -137,5 +136,5 @@ def _stack(measure: Measure, n: str) -> str:
     text = show.value(measure)
     if measure.unit in ("nats", "tokens"):
         text = text.removesuffix(show.THIN + measure.unit)
-    under = " · ".join(part for part in (show.interval(measure), n) if part)
+    under = " · ".join(part for part in (show.interval(measure, brief=True), n) if part)
     return f'<span class="value">{escape(text)}</span>' + (f"<small>{escape(under)}</small>" if under else "")

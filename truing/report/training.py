@@ -43,7 +43,7 @@ def shortened(study: Study) -> bool:
 
 
 def _traces(study: Study, key: str, dash: str) -> list[Mapping[str, Any]]:
-    look, traces = of_trained(study), []
+    look, traces = of_trained(study), list[Mapping[str, Any]]()
     for arm in study.arms:
         series = [(row["step"], row[key]) for row in arm.training if key in row]
         if len(series) >= 2 or (series and key.startswith("eval_")):

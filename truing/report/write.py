@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from truing.core.errors import bad
-from truing.report import html, markdown
+from truing.report import document, markdown
 from truing.report.study import gather
 
 
@@ -28,7 +28,7 @@ def write(folders: Sequence[Path], out: Path | None = None) -> tuple[Path, Path]
     if not folders:
         raise bad("report", "no run folder was given", "Give at least one folder that 'truing run' wrote.")
     study = gather([Path(folder) for folder in folders])
-    pages = {"report.html": html.page(study), "report.md": markdown.page(study)}
+    pages = {"report.html": document.page(study), "report.md": markdown.page(study)}
     target = Path(folders[0]) if out is None else Path(out)
     if target.exists() and not target.is_dir():
         raise bad(str(target), "is not a folder", "Name a folder for the report.")

@@ -33,7 +33,7 @@ def page(study: Study) -> str:
     sections = [
         ("front", "The front", _front(study, drawn)),
         ("measures", "All measures", _measures(study)),
-        ("trade-offs", "Other trade-offs", _panels(trade_offs(study), "trade", drawn)),
+        ("trade-offs", "Other trade-offs", _trade_offs(study, drawn)),
         ("training", "Training", _training(study, drawn)),
         ("replies", "Replies side by side", replies.accordion(study)),
         ("run", "What was run", "".join(_run(study, run) for run in study.runs)),
@@ -145,14 +145,20 @@ def _panels(panels: Sequence[tuple[str, Figure]], kind: str, drawn: dict[str, Fi
     return f'<div class="panels">{"".join(shown)}</div>' if shown else ""
 
 
+def _trade_offs(study: Study, drawn: dict[str, Figure]) -> str:
+    panels = _panels(trade_offs(study), "trade", drawn)
+    intro = "<p>Colours and shapes as in the front; the dotted line is the base.</p>"
+    return intro + panels if panels else ""
+
+
 def _measures(study: Study) -> str:
     count = sum(study.find(arm.name, "win_rate") is not None for arm in study.candidates)
     flattered = f" The best of {count} was picked after looking, which flatters it a little." if count > 2 else ""
     duels = tables.duels(study)
     intro = "<h3>Head to head</h3><p>How often the judge prefers the row's reply to the column's.</p>"
     return (
-        "<p>The estimate, and below it the 95\u202f% interval. <mark>Strong</mark> is the best arm of a column, the base "
-        'aside; <mark class="level">faint</mark> arms cannot be told apart from it: their intervals overlap.'
+        "<p>The estimate, and below it the 95\u202f% interval. <mark>Strong</mark> is the best arm of a column, "
+        'the base aside; <mark class="level">faint</mark> arms cannot be told apart from it: their intervals overlap.'
         f"{flattered}</p>{tables.measures(study)}{intro + duels if duels else ''}"
     )
 

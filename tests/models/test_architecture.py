@@ -1,0 +1,254 @@
+"""A description is proved by computing the model from it alone, and by its symmetries leaving logits as they are."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from truing.core.errors import InputError
+from truing.models.architecture import KNOWN, Architecture, describe
+from truing.models.architectures.layout import Block
+from truing.models.architectures.symmetry import permuted, symmetries
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+GPT2 = {
+    "vocab_size": 50,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 40,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+TURNS = {"rope_type": "default", "rope_theta": 500.0}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {**SMALL, "rope_parameters": TURNS}),
+    "llama-tied-biases": (
+        "llama",
+        {**SMALL, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "head_dim": 16},
+    ),
+    "mistral": ("mistral", {**SMALL, "sliding_window": 5}),
+    "qwen2": ("qwen2", {**SMALL, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen3": ("qwen3", {**SMALL, "head_dim": 16, "tie_word_embeddings": True}),
+    "gemma": ("gemma", {**SMALL, "head_dim": 16}),
+    "gemma2": ("gemma2", {**SMALL, "head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 9}),
+    "gemma3": ("gemma3_text", {**SMALL, "head_dim": 16, "sliding_window": 5, "sliding_window_pattern": 2}),
+    "gpt2": ("gpt2", GPT2),
+    "gpt2-odd": (
+        "gpt2",
+        {**GPT2, "n_inner": 20, "scale_attn_by_inverse_layer_idx": True, "tie_word_embeddings": False},
+    ),
+    "phi": ("phi", SMALL),
+    "phi-qk-norm": ("phi", {**SMALL, "qk_layernorm": True}),
+    "phi3": ("phi3", {**SMALL, "sliding_window": 5}),
+}
+TOKENS = torch.randint(0, 50, (2, 13), generator=torch.Generator().manual_seed(0))
+
+
+def make(case: str) -> tuple[Any, Architecture, dict[str, Tensor]]:
+    """A tiny random model in float64, but for the norms, which transformers computes in float32."""
+    import transformers
+
+    kind, settings = CASES[case]
+    config = transformers.CONFIG_MAPPING[kind](**settings)
+    config._attn_implementation = "eager"
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    architecture, weights = describe(model.config), {k: v.detach() for k, v in model.state_dict().items()}
+    weights.update({slot.name: weights[slot.tied_to] for slot in architecture.slots if slot.tied_to})
+    return model, architecture, weights
+
+
+def logits_of(model: Any, weights: Mapping[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return torch.func.functional_call(model, dict(weights), (TOKENS,), {"use_cache": False}).logits
+
+
+def test_every_described_type_is_tested() -> None:
+    assert {kind for kind, _ in CASES.values()} == KNOWN
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_tensor_is_named_once_with_its_shape(case: str) -> None:
+    model, architecture, weights = make(case)
+    names = [slot.name for slot in architecture.slots]
+    assert sorted(names) == sorted(weights)
+    assert architecture.mismatches({name: tuple(w.shape) for name, w in weights.items()}) == ()
+    assert architecture.tied == (model.lm_head.weight is model.get_input_embeddings().weight)
+    assert any(
+        "not described" in m for m in architecture.mismatches({**{n: w.shape for n, w in weights.items()}, "x": ()})
+    )
+    assert "is missing" in " ".join(architecture.mismatches({}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_description_alone_computes_the_model(case: str) -> None:
+    """Norms, offsets, rotary positions, windows, scales, caps, fusing, transposing: all enter here."""
+    model, architecture, weights = make(case)
+    torch.testing.assert_close(forward(architecture, weights), logits_of(model, weights), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_symmetries_leave_logits_and_change_weights(case: str) -> None:
+    model, architecture, weights = make(case)
+    before = logits_of(model, weights)
+    found = symmetries(architecture)
+    wanted = {"neurons", "groups", "values", "stream"} | ({"heads"} if "gpt2" not in case else set())
+    assert {symmetry.name for symmetry in found} == wanted
+    for symmetry in found:
+        generator = torch.Generator().manual_seed(3)
+        runs = torch.arange(symmetry.count).view(-1, symmetry.span)
+        index = torch.cat([run[torch.randperm(symmetry.span, generator=generator)] for run in runs])
+        while bool((index == torch.arange(symmetry.count)).all()):
+            index = index.view(-1, symmetry.span).flip(1).flatten()
+        after = permuted(architecture, weights, symmetry.name, index, 1 if symmetry.per_block else None)
+        changed = {name for name in weights if not torch.equal(after[name], weights[name])}
+        assert changed, symmetry.name
+        torch.testing.assert_close(logits_of(model, after), before, rtol=0, atol=1e-5)
+        back = permuted(architecture, after, symmetry.name, index.argsort(), 1 if symmetry.per_block else None)
+        assert all(torch.equal(back[name], weights[name]) for name in weights)
+
+
+def test_an_order_that_is_no_symmetry_does_change_the_logits() -> None:
+    """The test above can fail: heads moved without their outputs, and dimensions of a rotary head."""
+    model, architecture, weights = make("llama")
+    before = logits_of(model, weights)
+    name = architecture.slot("q", 0).name
+    moved = {**weights, name: weights[name].roll(8, 0)}
+    assert (logits_of(model, moved) - before).abs().max() > 1e-3
+
+
+def test_faulty_orders_are_refused() -> None:
+    _, architecture, weights = make("llama")
+    with pytest.raises(InputError, match="Stay within runs of 2"):
+        permuted(architecture, weights, "heads", torch.tensor([2, 1, 0, 3]), 0)
+    with pytest.raises(InputError, match="no order of 24"):
+        permuted(architecture, weights, "neurons", torch.zeros(24, dtype=torch.int64), 0)
+    with pytest.raises(InputError, match="Name a block"):
+        permuted(architecture, weights, "neurons", torch.arange(24))
+    with pytest.raises(InputError, match="no heads to reorder"):
+        permuted(make("gpt2")[1], {}, "heads", torch.arange(4), 0)
+
+
+def test_a_tied_head_that_a_file_leaves_out_is_read_from_the_embedding() -> None:
+    _, architecture, weights = make("llama-tied-biases")
+    file = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    assert architecture.mismatches({name: tuple(tensor.shape) for name, tensor in file.items()}) == ()
+    assert torch.equal(architecture.read(file, "head"), file["model.embed_tokens.weight"])
+    moved = permuted(architecture, file, "stream", torch.arange(32).flip(0))
+    assert set(moved) == set(file)
+
+
+def test_an_unknown_architecture_says_what_it_lacks_and_what_works() -> None:
+    import transformers
+
+    architecture = describe(transformers.CONFIG_MAPPING["opt"](num_hidden_layers=3, hidden_size=16))
+    assert not architecture.known
+    assert architecture.sizes.blocks == 3
+    assert {"steering", "matching", "merging by block"} <= set(architecture.lacks)
+    assert {"sampling", "scoring", "training"} <= set(architecture.works)
+    architecture.require("training", "sampling")
+    with pytest.raises(InputError, match=r"'opt': no description, so no steering\. What works: sampling"):
+        architecture.require("steering")
+    with pytest.raises(InputError, match="matching"):
+        symmetries(architecture)
+    assert "no description" in str(architecture)
+    assert describe(object()).model_type == "unknown"
+
+
+def test_importing_descriptions_does_not_import_torch() -> None:
+    import subprocess
+
+    code = "import sys, truing.models.architectures.symmetry as m, truing.models.architectures.gemma; "
+    code += "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert importlib.import_module("truing.models.architectures.llama").parts
+
+
+def forward(a: Architecture, weights: Mapping[str, Tensor]) -> Tensor:
+    """Logits ``(B, T, V)`` from a description and weights: nothing else is known of the model."""
+
+    def role(name: Any, i: int | None, x: Tensor) -> Tensor:
+        bias = a.read(weights, name, i, "bias")
+        return x @ a.read(weights, name, i).T + (0 if bias is None else bias)
+
+    def norm(name: Any, i: int | None, x: Tensor) -> Tensor:
+        weight = a.read(weights, name, i)
+        if weight is None:
+            return x
+        if a.norm.kind == "layer":
+            centred = x - x.mean(-1, keepdim=True)
+            scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + a.norm.epsilon).sqrt()
+            return scaled * weight + a.read(weights, name, i, "bias")
+        return x / (x.pow(2).mean(-1, keepdim=True) + a.norm.epsilon).sqrt() * (weight + a.norm.offset)
+
+    def split(name: Any, i: int, x: Tensor) -> Tensor:
+        heads = role(name, i, x).unflatten(-1, (-1, a.sizes.head_dim)).transpose(1, 2)
+        if a.qk_norm and name in {"q", "k"}:
+            heads = norm(f"{name}_norm", i, heads)
+        return heads if name == "v" else turn(a.blocks[i], heads)
+
+    def attention(i: int, x: Tensor) -> Tensor:
+        q, k, v = (split(name, i, x) for name in ("q", "k", "v"))
+        group = a.sizes.heads // a.sizes.kv_heads
+        scores = q @ k.repeat_interleave(group, 1).transpose(2, 3) * a.blocks[i].attention_scale
+        scores = capped(scores, a.attention_cap)
+        back = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+        seen = (back >= 0) & (back < (a.blocks[i].window or math.inf))
+        mixed = scores.masked_fill(~seen, -math.inf).softmax(-1) @ v.repeat_interleave(group, 1)
+        return role("o", i, mixed.transpose(1, 2).flatten(2))
+
+    def mlp(i: int, x: Tensor) -> Tensor:
+        from transformers.activations import ACT2FN
+
+        act, up = ACT2FN[a.activation], role("up", i, x)
+        return role("down", i, act(role("gate", i, x)) * up if a.gated else act(up))
+
+    x = a.read(weights, "embedding")[TOKENS] * a.embedding_scale
+    positions = a.read(weights, "position_embedding")
+    x = x if positions is None else x + positions[: x.shape[1]]
+    for i in range(a.sizes.blocks):
+        normed = norm("attention_norm", i, x)
+        if a.norm.placement == "parallel":
+            x = x + attention(i, normed) + mlp(i, normed)
+            continue
+        x = x + norm("attention_post_norm", i, attention(i, normed))
+        x = x + norm("mlp_post_norm", i, mlp(i, norm("mlp_norm", i, x)))
+    return capped(role("head", None, norm("final_norm", None, x)), a.logit_cap)
+
+
+def turn(block: Block, heads: Tensor) -> Tensor:
+    if block.rope is None:
+        return heads
+    out = heads.clone()
+    for j, (first, second) in enumerate(block.rope.pairs):
+        angle = torch.arange(heads.shape[2]) * block.rope.theta ** (-2 * j / block.rope.dimensions)
+        cos, sin = angle.double().cos(), angle.double().sin()
+        out[..., first] = heads[..., first] * cos - heads[..., second] * sin
+        out[..., second] = heads[..., second] * cos + heads[..., first] * sin
+    return out
+
+
+def capped(x: Tensor, cap: float | None) -> Tensor:
+    return x if cap is None else cap * (x / cap).tanh()

@@ -1,0 +1,272 @@
+"""A small server that misbehaves on request, and ``transformers serve`` as it is."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truing.core.errors import InputError, RunError
+from truing.core.policy import Message, Sampling, user
+from truing.core.rng import Rng
+from truing.models.remote import Remote
+
+
+class Server:
+    """Answers with the seed it was sent; ``script`` holds answers to give first: a status, or raw bytes."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.script: list[tuple[int, bytes, dict[str, str]] | None] = []
+        self.finish = "stop"
+        self.flying = self.most = 0
+        self.lock = threading.Lock()
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with server.lock:
+                    server.seen.append({"path": self.path, **body})
+                    server.headers.append(dict(self.headers))
+                    server.flying += 1
+                    server.most = max(server.most, server.flying)
+                    planned = server.script.pop(0) if server.script else ()
+                time.sleep(0.01)
+                with server.lock:
+                    server.flying -= 1
+                if planned is None:
+                    self.close_connection = True
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                text = f"seed {body['seed']}"
+                good = {"choices": [{"message": {"content": text}, "finish_reason": server.finish}]}
+                status, raw, extra = planned or (200, json.dumps(good).encode(), {})
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(raw)), **extra}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
+
+
+def ask(remote: Remote, *texts: str, n: int = 1, sampling: Sampling | None = None) -> list[list[str]]:
+    draws = remote.sample([user(text) for text in texts], n=n, sampling=sampling or Sampling(), rng=Rng(0))
+    return [[draw.text for draw in group] for group in draws]
+
+
+def test_a_draw_depends_on_stream_chat_and_number_alone(server: Server) -> None:
+    remote = Remote(base_url=server.url, model="m", concurrency=4)
+    whole = ask(remote, "a", "b", n=5)
+    assert len({text for group in whole for text in group}) == 10
+    assert ask(remote, "b", "a", n=5) == whole[::-1]
+    assert ask(remote, "a", n=2) == [whole[0][:2]]
+    assert all(0 <= request["seed"] < 2**31 for request in server.seen)
+
+
+def test_what_is_asked(server: Server) -> None:
+    remote = Remote(base_url=server.url + "/", model="m", extra={"top_k": 3})
+    chat = (Message("system", "be brief"), Message("user", "hi"))
+    sampling = Sampling(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("END",))
+    remote.sample([chat], n=1, sampling=sampling, rng=Rng(0))
+    (request,) = server.seen
+    assert request.pop("seed") >= 0
+    assert request == {
+        "path": "/v1/chat/completions",
+        "model": "m",
+        "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "stop": ["END"],
+        "top_k": 3,
+    }
+    assert "Authorization" not in server.headers[0]
+
+
+def test_requests_in_flight_are_bounded(server: Server) -> None:
+    ask(Remote(base_url=server.url, model="m", concurrency=3), "a", n=30)
+    assert 1 < server.most <= 3
+
+
+@pytest.mark.parametrize(("said", "kept"), [("stop", "stop"), ("length", "length"), ("content_filter", "length")])
+def test_finish(server: Server, said: str, kept: str) -> None:
+    server.finish = said
+    draw = Remote(base_url=server.url, model="m").sample([user("a")], n=1, sampling=Sampling(), rng=Rng(0))[0][0]
+    assert (draw.finish, draw.token_ids, draw.logprobs) == (kept, (), ())
+
+
+def test_trouble_that_passes_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("truing.models.remote.time.sleep", lambda s: waits.append(s) if s != 0.01 else None)
+    calm = ask(Remote(base_url=server.url, model="m"), "a")
+    server.script = [(503, b"busy", {}), (429, b"{}", {"Retry-After": "7"}), None, (500, b"", {})]
+    assert ask(Remote(base_url=server.url, model="m", backoff=0.25), "a") == calm
+    assert waits == [0.25, 7.0, 1.0, 2.0]
+
+
+def test_trouble_that_stays_is_told(server: Server) -> None:
+    server.script = [(503, b'{"error": {"message": "loading"}}', {})] * 3
+    with pytest.raises(RunError, match=r"in 3 attempts \(HTTP 503: loading\)"):
+        ask(Remote(base_url=server.url, model="m", retries=2, backoff=0), "a")
+    server.script = [(200, b"<html>", {})]
+    with pytest.raises(RunError, match="OpenAI-compatible"):
+        ask(Remote(base_url=server.url, model="m"), "a")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "word"),
+    [
+        (401, b'{"error": "bad key"}', "set api_key_env"),
+        (404, b'{"detail": "no such model"}', "have a model 'm'"),
+        (400, b'{"error": {"message": "seed not allowed"}}', "seed not allowed"),
+    ],
+)
+def test_a_refusal_is_bad_input_and_is_not_repeated(server: Server, status: int, body: bytes, word: str) -> None:
+    server.script = [(status, body, {})]
+    with pytest.raises(InputError, match=word):
+        ask(Remote(base_url=server.url, model="m"), "a")
+    assert len(server.seen) == 1
+
+
+def test_nobody_at_home_names_the_address() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(RunError, match=rf"{url}.*refused.*Is the server running"):
+        ask(Remote(base_url=url, model="m", retries=1, backoff=0), "a", "b", n=3)
+
+
+def test_the_key_is_sent_and_never_kept(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    remote = Remote(base_url=server.url, model="m", api_key_env="SOME_KEY")
+    with pytest.raises(InputError, match="SOME_KEY is not set"):
+        ask(remote, "a")
+    monkeypatch.setenv("SOME_KEY", "hush")
+    ask(remote, "a")
+    assert server.headers[0]["Authorization"] == "Bearer hush"
+    remote.save(tmp_path)
+    assert "hush" not in repr(remote) + (tmp_path / "remote.json").read_text()
+    again = Remote.load(tmp_path)
+    assert again == remote
+    assert again.fingerprint == remote.fingerprint
+    server.script = [(307, b"", {"Location": "http://127.0.0.1:1/v1/chat/completions"})]
+    with pytest.raises(InputError, match="has moved"):  # the key must not follow
+        ask(remote, "a")
+
+
+def test_what_cannot_be_asked_is_refused_at_once(server: Server) -> None:
+    remote = Remote(base_url=server.url, model="m")
+    with pytest.raises(InputError, match="top_k"):
+        ask(remote, "a", sampling=Sampling(top_k=5))
+    with pytest.raises(InputError, match="only begin"):
+        remote.sample([(Message("assistant", "I"),)], n=1, sampling=Sampling(), rng=Rng(0))
+    with pytest.raises(InputError) as caught:
+        Remote(base_url="ftp://me:pw@host/v1", model="m", retries=-1, extra={"seed": 1})
+    assert len(caught.value.faults) == 4
+    assert not server.seen
+
+
+def tiny_model(folder: Path) -> None:
+    """A random Llama with a tokenizer of bytes and a chat template of two lines."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    pieces = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.add_special_tokens(["<s>", "</s>"])
+    words = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    words.chat_template = (
+        "{% for m in messages %}{{ '<s>' + m['role'] + ' ' + m['content'] + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}"
+    )
+    config = transformers.LlamaConfig(
+        vocab_size=len(pieces), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config)
+    # The server draws only where the generation config of its model does.
+    model.generation_config = transformers.GenerationConfig(
+        do_sample=True, top_k=0, bos_token_id=0, eos_token_id=1, pad_token_id=1
+    )
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def test_transformers_serve(tmp_path: Path) -> None:
+    """A real server in a process of its own, on loopback."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    tiny_model(tmp_path / "tiny")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(tmp_path / "tiny")]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, tmp_path / "log")
+        remote = Remote(base_url=f"http://127.0.0.1:{port}/v1", model=str(tmp_path / "tiny"), concurrency=1)
+        sampling = Sampling(max_new_tokens=12)
+        chats = [user("one"), user("two")]
+        whole = remote.sample(chats, n=3, sampling=sampling, rng=Rng(0))
+        assert len({draw.text for group in whole for draw in group}) == 6
+        assert all(draw.finish in {"stop", "length"} for group in whole for draw in group)
+        assert remote.sample(chats[1:], n=2, sampling=sampling, rng=Rng(0)) == [whole[1][:2]]
+        greedy = remote.sample(chats[:1], n=2, sampling=Sampling(max_new_tokens=5, temperature=0), rng=Rng(0))[0]
+        assert greedy[0] == greedy[1]
+        wrong = Remote(base_url=f"http://127.0.0.1:{port}/v2", model="tiny")
+        with pytest.raises(InputError, match="HTTP 404"):
+            wrong.sample(chats, n=1, sampling=sampling, rng=Rng(0))
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the server did not start:\n{log.read_text()[-2000:]}")
