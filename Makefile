@@ -2,6 +2,7 @@
 # pyproject.toml or constraints.txt has changed. Needs python3 (3.11 or newer) with venv, and make.
 #
 #   make quickstart PIP_FLAGS="--extra-index-url URL"    options for pip, e.g. an index with CPU builds of torch
+#   make quickstart OUT=runs/again                       another folder for the run
 #   make test PYTEST_FLAGS="tests/core -x"               options for pytest
 #   make bench BENCH=merge                               one benchmark; without BENCH, the list
 
@@ -10,6 +11,7 @@ VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 BENCH ?=
+OUT ?= runs/quickstart
 
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
@@ -28,7 +30,7 @@ help:
 	@echo "make clean        remove what make made, except for runs/"
 
 quickstart: $(RUN_STAMP)
-	$(BIN)/truing run recipes/quickstart.yaml --out runs/quickstart --resume
+	$(BIN)/truing run recipes/quickstart.yaml --out $(OUT) --resume
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

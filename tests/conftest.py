@@ -6,6 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("truing", deadline=None, derandomize=True, database=None)
+settings.load_profile("truing")
 
 if TYPE_CHECKING:
     from tiny import Notes

@@ -6,17 +6,16 @@ Every function returns what it understood and the faults it found, so that a ver
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from truing.core.errors import Fault, did_you_mean
 from truing.core.evidence import Evidence
+from truing.core.recipe import numbers
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 DATA_FIELDS = tuple(f.name for f in fields(Evidence) if f.name not in ("donors", "judge"))
-SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def flags(parser: argparse.ArgumentParser) -> dict[str, bool]:
@@ -72,13 +71,7 @@ def scalar(text: str) -> object:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    return _numbers(value) if text.strip() else text
-
-
-def _numbers(value: object) -> object:
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
+    return numbers(value) if text.strip() else text
 
 
 def settings(

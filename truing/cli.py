@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from truing import __version__, arguments, manual, terminal
 from truing.core.errors import Fault, InputError, RunError, bad, did_you_mean
 from truing.core.method import find, names
+from truing.machine import settle_kernels
 
 if TYPE_CHECKING:
     from truing.core.recipe import Recipe
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after ``truing``; those of the process where it is None.
     """
+    settle_kernels()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("TRUING_DEBUG", "") not in ("", "0")
     try:

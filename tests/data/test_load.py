@@ -134,7 +134,9 @@ def test_shortened_rows_are_used_shortened() -> None:
     turns = [("user", "a b c"), ("assistant", "d"), ("user", "e")]
     chat = [{"role": role, "content": text} for role, text in turns]
     data = {"source": [{"prompt": chat, "chosen": "x ", "rejected": "y z"}], "max_length": 3}
+    assert (load("pairs", data).ledger.usable, load("pairs", data).ledger.measured) == (1, False)
     strict = load("pairs", data, measurer=measure)
+    assert strict.ledger.measured
     assert strict.ledger.statuses == {"refused": 1}
     loose = load("pairs", {**data, "overlong": "shorten_prompt"}, measurer=measure)
     assert loose.rows == (Pair(user("e"), "x", "y z"),)

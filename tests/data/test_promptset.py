@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,13 @@ from truing.data.promptset import PromptSet, load_neutral, load_promptset
 from truing.judges.constraints import ConstraintJudge, constraint_faults
 
 SHIPPED, TRAIN, TEST = load_promptset(), load_promptset(split="train"), load_promptset(split="test")
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-FILLER = "dry soup may form our bold warm sky path four boys ask so why now lots grow up firm rays".split()
-Rows = Sequence[Mapping[str, object]]
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+FILLER = [
+    "dry", "soup", "may", "form", "our", "bold", "warm", "sky", "path", "four",
+    "boys", "ask", "so", "why", "now", "lots", "grow", "up", "firm", "rays",
+    "of", "old", "gold", "lay", "by", "shop",
+]  # fmt: skip
+Rows = Sequence[Mapping[str, Any]]
 
 
 def kinds(chosen: PromptSet) -> Counter[str]:
@@ -82,62 +87,25 @@ def test_a_prompt_says_every_setting_of_its_constraints() -> None:
                         assert tokens & ways, (prompt, row)
 
 
-def witness(rows: Rows) -> str:
-    """A reply, built without the checkers, that keeps all constraints of a prompt, sensible or not."""
-    want: dict[str, Mapping[str, object]] = {str(row["kind"]): row for row in rows}
-
-    def setting(kind: str, name: str, otherwise: object) -> object:
-        return want.get(kind, {}).get(name, otherwise)
-
-    words = [str(word) for word in setting("keywords", "words", [])]  # type: ignore[attr-defined]  # a list
-    words += list(setting("any_keyword", "words", []))[:1]  # type: ignore[call-overload]  # a list
-    words += [str(setting("contains", "text", ""))] if "contains" in want else []
-    words += (
-        [str(want["keyword_frequency"]["word"])] * int(want["keyword_frequency"].get("low", 0))
-        if ("keyword_frequency" in want)
-        else []
-    )
-    words += (
-        [str(want["letter_frequency"]["letter"]) * int(want["letter_frequency"].get("low", 0))]
-        if ("letter_frequency" in want)
-        else []
-    )
-    words += ["7"] if "contains_number" in want else []
-    words += ["NB", "NOW"] if "capital_words" in want else []
-    words += ["(dry)"] if "parenthesis" in want else []
-    words += ["🎉"] if "emoji" in want else []
-    words += ["[name]", "[date]"] if "placeholders" in want else []
-    words += ["*bold*", "*warm*"] if "highlighted" in want else []
-    words += ["P.S. soup"] if "postscript" in want else []
-    words += ["<<Soup>>"] if "title" in want else []
-    need = max(
-        int(setting(kind, name, 0))
-        for kind, name in [("exact_words", "count"), ("min_words", "count"), ("word_range", "low")]  # type: ignore[call-overload]  # a number
-    )
-    filler = FILLER * 2
-    while len(" ".join(words).split()) < max(need, 1):
-        words.append(filler.pop(0))
-    text = " ".join(words)
-    first = setting("starts_with", "text", setting("first_word", "word", ""))
-    last = setting("ends_with", "text", setting("last_word", "word", ""))
-    text = " ".join(part for part in (str(first), text, str(last)) if part)
-    count = next((int(row["count"]) for row in rows if row["kind"] in SHAPES), 0)  # type: ignore[call-overload]
-    for kind, shape in SHAPES.items():
-        if kind in want:
-            items = [text, *FILLER[: count - 1]]
-            text = shape(items, str(want[kind].get("mark", "-")))
-    if "json" in want:
-        text = json.dumps({str(key): 1 for key in setting("json", "keys", [])})  # type: ignore[attr-defined]
-    if "choice" in want:
-        text = str(want["choice"]["options"][0])  # type: ignore[index]  # a list
-    text = f"dry{want['two_parts'].get('separator', '***')}soup" if "two_parts" in want else text
-    text = "# " + text if "heading" in want else text
-    text = text.upper() if "uppercase" in want else text.lower() if "lowercase" in want else text
-    text += "!" if "exclamation" in want else "?" if "question" in want else ""
-    return f'"{text}"' if "quotation" in want else text
-
-
-SHAPES = {
+WORDING: Mapping[str, Callable[[Any], list[str]]] = {
+    "keywords": lambda row: row["words"],
+    "any_keyword": lambda row: row["words"][:1],
+    "contains": lambda row: [row["text"]],
+    "keyword_frequency": lambda row: [row["word"]] * row.get("low", 0),
+    "letter_frequency": lambda row: [row["letter"] * row.get("low", 0)],
+    "contains_number": lambda row: ["7"],
+    "capital_words": lambda row: ["NB", "NOW"],
+    "parenthesis": lambda row: ["(dry)"],
+    "emoji": lambda row: ["soup", "🎉"],
+    "placeholders": lambda row: ["[name]", "[date]"],
+    "highlighted": lambda row: ["*bold*", "*warm*"],
+    "postscript": lambda row: ["P.S. soup"],
+    "title": lambda row: ["<<Soup>>"],
+    "exact_words": lambda row: FILLER[: row["count"]],
+    "min_words": lambda row: FILLER[: row["count"]],
+    "word_range": lambda row: FILLER[: row["low"]],
+}
+SHAPES: Mapping[str, Callable[[list[str], str], str]] = {
     "exact_sentences": lambda items, mark: ". ".join(items) + ".",
     "exact_lines": lambda items, mark: "\n".join(items),
     "exact_paragraphs": lambda items, mark: "\n\n".join(items),
@@ -147,6 +115,35 @@ SHAPES = {
     "comma_list": lambda items, mark: ", ".join(items),
     "sections": lambda items, mark: "\n".join(f"Section {number}: {item}" for number, item in enumerate(items, 1)),
 }
+
+
+FRAMES: Mapping[str, Callable[[str, Any], str]] = {
+    "starts_with": lambda text, row: f"{row['text']} {text}",
+    "first_word": lambda text, row: f"{row['word']} {text}",
+    "ends_with": lambda text, row: f"{text} {row['text']}",
+    "last_word": lambda text, row: f"{text} {row['word']}",
+    "json": lambda text, row: json.dumps(dict.fromkeys(row["keys"], 1)),
+    "choice": lambda text, row: row["options"][0],
+    "two_parts": lambda text, row: f"{text}\n{row.get('separator', '***')}\n{text}",
+    "heading": lambda text, row: f"# {text}",
+    "uppercase": lambda text, row: text.upper(),
+    "lowercase": lambda text, row: text.lower(),
+    "exclamation": lambda text, row: f"{text}!",
+    "question": lambda text, row: f"{text}?",
+    "quotation": lambda text, row: f'"{text}"',
+}
+
+
+def witness(rows: Rows) -> str:
+    """A reply, built without the checkers, that keeps all constraints of a prompt, sensible or not."""
+    want: dict[str, Any] = {row["kind"]: row for row in rows}
+    words = [word for kind, make in WORDING.items() if kind in want for word in make(want[kind])]
+    text = " ".join(filter(None, words)) or FILLER[0]
+    for kind in filter(want.__contains__, SHAPES):
+        text = SHAPES[kind]([text, *FILLER[: want[kind]["count"] - 1]], want[kind].get("mark", "-"))
+    for kind in filter(want.__contains__, FRAMES):
+        text = FRAMES[kind](text, want[kind])
+    return text
 
 
 def test_every_prompt_can_be_satisfied_in_few_words() -> None:

@@ -96,17 +96,13 @@ def test_python_objects_and_datasets_give_the_same_rows(tmp_path: Path) -> None:
 def test_a_folder_is_read_in_sorted_order_and_names_its_files(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "test-0.jsonl").write_bytes(jsonl(ROWS[1:]) + b"{\n")
-    (tmp_path / "a-train.jsonl").write_bytes(jsonl(ROWS))
+    (tmp_path / "z-train.jsonl").write_bytes(jsonl(ROWS))
     (tmp_path / "README.md").write_text("about")
     (tmp_path / ".hidden.jsonl").write_bytes(b"{")
     found = list(rows(Source.of(tmp_path)))
-    assert [row.where for row in found] == [
-        "a-train.jsonl:1",
-        "a-train.jsonl:2",
-        "b/test-0.jsonl:1",
-        "b/test-0.jsonl:2",
-    ]
-    assert [row.value for row in found[:3]] == [*ROWS, ROWS[1]]
+    places = ["b/test-0.jsonl:1", "b/test-0.jsonl:2", "z-train.jsonl:1", "z-train.jsonl:2"]
+    assert [row.where for row in found] == places
+    assert [row.value for row in found if not isinstance(row.value, Fault)] == [ROWS[1], *ROWS]
     assert read(tmp_path, split="train") == ROWS
     with pytest.raises(InputError, match="no data file of split 'dev'"):
         read(tmp_path, split="dev")

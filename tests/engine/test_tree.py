@@ -36,7 +36,7 @@ def cells(packed: Packed, trees: Sequence[Tree]) -> dict[tuple[int, int, int], t
     return found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(forests, capacities)
 def test_every_token_lies_there_once_under_its_own_number(trees: list[Tree], row: int) -> None:
     packed = pack(trees, row)
@@ -52,7 +52,7 @@ def test_every_token_lies_there_once_under_its_own_number(trees: list[Tree], row
     assert (packed.tree >= 0).any(1).all()  # no row is all padding
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(forests, capacities, st.none() | st.integers(1, 8))
 def test_a_token_sees_its_ancestors_and_nothing_else(trees: list[Tree], row: int, window: int | None) -> None:
     packed = pack(trees, row)
@@ -67,7 +67,7 @@ def test_a_token_sees_its_ancestors_and_nothing_else(trees: list[Tree], row: int
         assert set(mask[r, column].nonzero().flatten().tolist()) == seen
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(forests, capacities)
 def test_a_target_is_read_one_token_before_itself_on_its_path(trees: list[Tree], row: int) -> None:
     packed = pack(trees, row)
@@ -85,7 +85,6 @@ def test_a_target_is_read_one_token_before_itself_on_its_path(trees: list[Tree],
     assert packed.counts.tolist() == counts
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=30), st.integers(1, 30))
 def test_first_fit_respects_the_capacity_and_opens_no_bin_in_vain(sizes: list[int], capacity: int) -> None:
     bins = fill(sizes, capacity)
@@ -97,7 +96,7 @@ def test_first_fit_respects_the_capacity_and_opens_no_bin_in_vain(sizes: list[in
     assert sum(2 * load <= capacity for load in loads) <= 1
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(forests, st.integers(1, 120), st.integers(1, 60))
 def test_batches_cover_every_tree_once_within_the_budget(trees: list[Tree], budget: int, row: int) -> None:
     parts = list(batches(trees, budget, row))

@@ -42,7 +42,7 @@ def test_a_function_scores() -> None:
 )
 def test_what_comes_back_is_checked(function: object, fact: str) -> None:
     with pytest.raises(RunError, match=fact):
-        FunctionJudge(function, name="mine").score(CHATS, REPLIES)  # type: ignore[arg-type]  # wrong on purpose
+        FunctionJudge(function, name="mine").score(CHATS, REPLIES)
 
 
 def test_chats_and_replies_must_match() -> None:

@@ -42,10 +42,7 @@ def blocks(question: str) -> dict[str, str]:
     found = re.search(r"two lines marked ([0-9a-f]{12})\.", question)
     assert found
     mark = re.escape(found.group(1))
-    return {
-        label: text
-        for label, text in re.findall(rf"^\[{mark} begin ([a-z ]+)\]\n(.*?)\n\[{mark} end \1\]$", question, re.S | re.M)
-    }
+    return dict(re.findall(rf"^\[{mark} begin ([a-z ]+)\]\n(.*?)\n\[{mark} end \1\]$", question, re.S | re.M))
 
 
 def longer(question: str, _: float) -> str:

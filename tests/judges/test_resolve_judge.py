@@ -43,7 +43,8 @@ def test_python(tmp_path: Path) -> None:
     file.write_text(
         "from truing.core.evidence import Judge\n"
         "def score(chats, replies):\n    return map(len, replies)\n"
-        "class Mine(Judge):\n    name = 'own'\n    def score(self, chats, replies):\n        return [2.0] * len(replies)\n"
+        "class Mine(Judge):\n    name = 'own'\n"
+        "    def score(self, chats, replies):\n        return [2.0] * len(replies)\n"
         "made = Mine()\n"
     )
     function = resolve_judge(f"python:{file}:score")
@@ -63,7 +64,7 @@ def test_remote_gives_the_endpoint_its_settings_and_keeps_its_own() -> None:
     seen: list[Mapping[str, object]] = []
 
     class Nobody(Policy):
-        def sample(self, chats, *, n, sampling, rng):  # type: ignore[no-untyped-def]  # never called
+        def sample(self, chats, *, n, sampling, rng):
             raise NotImplementedError
 
         def save(self, folder: Path) -> None:
@@ -99,5 +100,5 @@ def test_remote_gives_the_endpoint_its_settings_and_keeps_its_own() -> None:
 )
 def test_what_names_no_judge_is_told(spec: object, fact: str) -> None:
     with pytest.raises(InputError) as caught:
-        resolve_judge(spec)  # type: ignore[arg-type]  # wrong on purpose
+        resolve_judge(spec)
     assert fact in str(caught.value)

@@ -44,8 +44,22 @@ def test_routes_are_tried_in_order_until_one_gives(tmp_path: Path) -> None:
     assert resolve_embedded("smollm2", tmp_path, routes={}, say=said.append) == made  # the cache comes first
 
 
+def test_the_finished_folder_is_renamed_into_place_not_copied(tmp_path: Path) -> None:
+    """A copy could be seen half done. The same inode means that it was one step."""
+    built: list[int] = []
+
+    def route(folder: Path) -> Mapping[str, str]:
+        built.append(folder.stat().st_ino)
+        return good(folder)
+
+    made = resolve_embedded("smollm2", tmp_path, routes={"route": route}, say=silent)
+    assert [made.stat().st_ino] == built
+
+
 def test_when_nothing_helps_every_reason_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"(?s)one: the line went dead.*two: the line went dead.*Put a folder"):
+    with pytest.raises(
+        RunError, match=r"(?s)one: OSError: the line went dead.*two: OSError: the line went dead.*Put a folder"
+    ):
         resolve_embedded("smollm2", tmp_path, routes={"one": broken, "two": broken}, say=silent)
     assert list((tmp_path / "models").iterdir()) == []
 

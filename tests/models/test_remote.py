@@ -180,7 +180,7 @@ def test_the_key_is_sent_and_never_kept(server: Server, monkeypatch: pytest.Monk
     again = Remote.load(tmp_path)
     assert again == remote
     assert again.fingerprint == remote.fingerprint
-    server.script = [(307, b"", {"Location": "http://127.0.0.1:1/v1/chat/completions"})]
+    server.script = [(302, b"", {"Location": "http://127.0.0.1:1/v1/chat/completions"})]
     with pytest.raises(InputError, match="has moved"):  # the key must not follow
         ask(remote, "a")
 

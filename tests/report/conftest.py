@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_helpers import MakeRun, Spec, kl, win
 
 from truing.core.measures import Measure
-
-Spec = Mapping[str, Any]
-MakeRun = Callable[..., Path]
-
-
-def win(value: float, half: float = 0.04, n: int = 100, **more: Any) -> Spec:
-    """Settings of a win rate with a symmetric interval."""
-    return {"win_rate": {"value": value, "low": value - half, "high": value + half, "n": n, "better": "up", **more}}
-
-
-def kl(value: float, half: float = 0.05, **more: Any) -> Spec:
-    """Settings of a KL."""
-    low, high = (None, None) if more.get("kind") == "bound" else (value - half, value + half)
-    return {"kl": {"value": value, "low": low, "high": high, "n": 100, "unit": "nats", "better": "down", **more}}
 
 
 @pytest.fixture
@@ -51,7 +38,9 @@ def make_run(tmp_path: Path) -> MakeRun:
                 (path / log).parent.mkdir(parents=True)
                 (path / log).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             steps = [] if name == "base" else [curve]
-            entries.append({"name": name, "curve": curve, "dial": dial, "steps": steps, "training": log, "seconds": 1.5})
+            entries.append(
+                {"name": name, "curve": curve, "dial": dial, "steps": steps, "training": log, "seconds": 1.5}
+            )
             for probe, fields in settings.items():
                 if not probe.startswith("_"):
                     unit = "probability" if probe.startswith("win_rate") else ""
@@ -72,7 +61,13 @@ def make_run(tmp_path: Path) -> MakeRun:
 def trial(make_run: MakeRun) -> Path:
     """Five arms with everything a report can show."""
     log = [
-        {"step": s, "loss": 0.7 - 0.01 * s, "rewards/margins": 0.02 * s, "logps/chosen": -90.0, "logps/rejected": -90.0 - s}
+        {
+            "step": s,
+            "loss": 0.7 - 0.01 * s,
+            "rewards/margins": 0.02 * s,
+            "logps/chosen": -90.0,
+            "logps/rejected": -90.0 - s,
+        }
         for s in range(1, 11)
     ]
     length = {"value": 80.0, "low": 76.0, "high": 84.0, "n": 100, "unit": "tokens"}
@@ -98,5 +93,11 @@ def trial(make_run: MakeRun) -> Path:
         recipe={"name": "trial", "model": "tiny"},
         versions={"truing": "0.1.0"},
         model={"name": "tiny", "fingerprint": "f00d"},
-        data={"prompts": {"source": "p.jsonl", "digest": "d1", "ledger": {"kept": 9, "refused": 1, "reasons": {"bad JSON": 1}}}},
+        data={
+            "prompts": {
+                "source": "p.jsonl",
+                "digest": "d1",
+                "ledger": {"kept": 9, "refused": 1, "reasons": {"bad JSON": 1}},
+            }
+        },
     )

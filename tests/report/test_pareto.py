@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_helpers import MakeRun
 
 from truing.report.pareto import best_of_n, pareto_set
 from truing.report.study import gather
@@ -26,7 +28,7 @@ def test_the_set_is_what_the_definition_gives_by_brute_force(points: list[tuple[
 
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_the_best_of_n_curve_is_the_divergence_of_the_maximum_of_n_uniform_rewards(n: int) -> None:
-    """The density of the maximum over the base's is n u^(n-1); both formulas are integrals over it, done by midpoints."""
+    """Its density over the base's is n u^(n-1); both formulas are integrals over that, done here by midpoints."""
     grid = [(i + 0.5) / 20000 for i in range(20000)]
     density = [n * u ** (n - 1) for u in grid]
     kl = sum(d * math.log(d) for d in density) / len(grid)
@@ -34,7 +36,7 @@ def test_the_best_of_n_curve_is_the_divergence_of_the_maximum_of_n_uniform_rewar
     assert best_of_n(n) == pytest.approx((kl, win), abs=1e-4)
 
 
-def test_the_base_stands_on_the_front_and_beats_what_loses_to_it(make_run, trial) -> None:  # type: ignore[no-untyped-def]
+def test_the_base_stands_on_the_front_and_beats_what_loses_to_it(make_run: MakeRun, trial: Path) -> None:
     study = gather([trial])
     assert study.pareto == ("best_of_n/n=4", "dpo/beta=0.1", "dpo/beta=0.05")
     worse = make_run(
@@ -43,7 +45,7 @@ def test_the_base_stands_on_the_front_and_beats_what_loses_to_it(make_run, trial
     assert gather([worse]).pareto == ()
 
 
-def test_a_bound_stands_in_only_where_no_kl_was_measured(make_run) -> None:  # type: ignore[no-untyped-def]
+def test_a_bound_stands_in_only_where_no_kl_was_measured(make_run: MakeRun) -> None:
     bound = {"value": 2.0, "kind": "bound"}
     folder = make_run(
         {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +14,10 @@ import yaml
 from truing.core.chain import chain_faults
 from truing.core.errors import Fault, bad, did_you_mean
 from truing.core.evidence import FIELDS
-from truing.core.method import Method, coerce, field_faults, find
+from truing.core.method import Method, coerce, field_faults, find, names
 from truing.core.policy import Sampling
 
+SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 KEYS = ("name", "model", "adapter", "seed", "data", "judge", "steps", "arms", "probes", "evaluate", "sampling")
 PROBES = ("win_rate", "reward", "kl", "length", "perplexity", "cost")
 EVALUATE = {"prompts": "the data's prompts", "draws": 4, "limit": None}
@@ -118,6 +121,7 @@ def recipe_for_method(
 
 def parse(raw: Mapping[str, Any], *, name: str) -> Recipe:
     """A recipe from plain values, with every fault found on the way."""
+    raw = numbers(dict(raw))
     faults = [
         Fault("recipe", f"there is no key {key!r}", did_you_mean(str(key), KEYS)) for key in raw if key not in KEYS
     ]
@@ -204,7 +208,10 @@ class _Reader:
 
     def expand(self, name: str, place: str, chain: Sequence[Step], donors: Mapping[str, str]) -> list[Point]:
         swept = [
-            (i, key) for i, step in enumerate(chain) for key, value in step.settings.items() if isinstance(value, list)
+            (i, key)
+            for i, step in enumerate(chain)
+            for key, value in step.settings.items()
+            if isinstance(value, list) and not _takes_lists(step.method, key)
         ]
         if not swept:
             return [Point(name, name, tuple(chain), None, donors)]
@@ -218,10 +225,28 @@ class _Reader:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 self.faults.append(Fault(f"{place}[{at}]", f"{key} sweeps {value!r}", "Sweep numbers."))
                 continue
-            settings = {k: v for k, v in chain[at].settings.items() if not isinstance(v, list)} | {key: value}
+            settings = {**chain[at].settings, key: value}
             steps = [*chain[:at], Step(chain[at].method, settings, chain[at].place), *chain[at + 1 :]]
             out.append(Point(f"{name}/{key}={value:g}", name, tuple(steps), (key, float(value)), donors))
         return out
 
 
-__all__ = ["Point", "Recipe", "Step", "load_recipe", "parse", "recipe_for_method"]
+def _takes_lists(method: str, key: str) -> bool:
+    """Whether a field's own type is a list, so that a list is a value and no sweep."""
+    if method not in names() or key not in (fields := find(method).card.fields):
+        return False
+    kind = fields[key][0]
+    kind = typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+    return typing.get_origin(kind) in (list, tuple, Sequence) or kind in (list, tuple)
+
+
+def numbers(value: Any) -> Any:
+    """``1e-6`` as a number: YAML 1.1 wants ``1.0e-6`` and reads the other as text."""
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [numbers(item) for item in value]
+    return float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
+
+
+__all__ = ["Point", "Recipe", "Step", "load_recipe", "numbers", "parse", "recipe_for_method"]

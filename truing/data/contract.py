@@ -88,6 +88,7 @@ class Ledger:
         shapes: usable rows by the layout they were read from.
         tokens_lost: by shortening, in all.
         elsewhere: rows on the other side of a hold-out; not part of ``statuses``.
+        measured: whether rows were judged by their length in tokens.
         stopped: whether reading stopped at the limit, so that there may be more rows.
     """
 
@@ -98,6 +99,7 @@ class Ledger:
     shapes: Counter[str] = field(default_factory=Counter)
     tokens_lost: int = 0
     elsewhere: int = 0
+    measured: bool = False
     stopped: bool = False
 
     def add(self, where: str, verdict: Verdict, shape: str = "") -> None:
@@ -157,6 +159,7 @@ class Ledger:
             **{status: self.statuses[status] for status in STATUSES},
             "tokens_lost": self.tokens_lost,
             "elsewhere": self.elsewhere,
+            "measured": self.measured,
             "stopped_at_limit": self.stopped,
             "shapes": dict(sorted(self.shapes.items())),
             "reasons": [

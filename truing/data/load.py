@@ -74,7 +74,7 @@ def load(
         source: a path, a Hub name, Python objects, or a mapping (see :class:`Source`).
         limit: at most this many rows of the source are kept; over the mapping's own.
         max_length: most tokens of a prompt with its longest reply; over the mapping's own.
-        measurer: counts tokens; without one, nothing is measured.
+        measurer: counts tokens; without one, nothing is measured, and the ledger says so.
         cache: where rows beyond ``in_memory`` are kept; None is a temporary folder that lives as long as they do.
         in_memory: most bytes of rows, as canonical JSON, to hold in memory.
         place: where the source stands in a recipe, for faults.
@@ -87,7 +87,8 @@ def load(
     spec = Source.of(source, place, limit=limit, max_length=max_length)
     if spec.max_length is not None and measurer is not None and kind in ("contrasts", "texts"):
         raise bad(place, f"max_length is not for {kind}", "Leave it out.")
-    ledger = Ledger(kind=kind, source=spec.label)
+    measured = spec.max_length is not None and measurer is not None
+    ledger = Ledger(kind=kind, source=spec.label, measured=measured)
     store = Store(cache, in_memory)
     try:
         for row, found in _judged(kind, spec, measurer):

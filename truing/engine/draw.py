@@ -7,51 +7,18 @@ turned into tokens by the inverse of the distribution function, so neither the b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from truing.core.lazy import torch
-from truing.core.policy import Draw, Sampling
+from truing.core.policy import Draw, Sampling, Tree
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
 from truing.engine.cascade import Cascade
-from truing.engine.score import project
+from truing.engine.choose import Chooser, Row
+from truing.engine.score import TOLERANCE, project, score_plain
 
 SHORTEST_TRUNK = 16  # tokens; below that a level of its own costs more than it saves
-
-
-def pick(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Tokens for ``(B, V)`` logits and ``(B,)`` uniform numbers in [0, 1): ``(B,)``, by inverse CDF."""
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    probabilities = (logits / sampling.temperature).softmax(-1)
-    if sampling.top_k:
-        least = probabilities.topk(min(sampling.top_k, probabilities.shape[-1]), -1).values[:, -1:]
-        probabilities = probabilities.masked_fill(probabilities < least, 0)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(-1, descending=True)
-        outside = ordered.cumsum(-1) - ordered >= sampling.top_p * ordered.sum(-1, keepdim=True)
-        probabilities = probabilities.scatter(-1, order, ordered.masked_fill(outside, 0))
-    if sampling.min_p > 0:
-        least = sampling.min_p * probabilities.amax(-1, keepdim=True)
-        probabilities = probabilities.masked_fill(probabilities < least, 0)
-    cumulated = probabilities.cumsum(-1)
-    # The last sum, not 1: rounding must not let a number fall beyond the last token.
-    wanted = uniform[:, None].to(cumulated.dtype) * cumulated[:, -1:]
-    chosen = torch.searchsorted(cumulated, wanted, right=True).squeeze(-1)
-    return chosen.clamp_max(probabilities.shape[-1] - 1)
-
-
-@dataclass
-class _Row:
-    """One draw in progress."""
-
-    prompt: int
-    number: int
-    uniform: torch.Tensor
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish: Literal["stop", "length"] | None = None
 
 
 @dataclass
@@ -62,6 +29,7 @@ class Sampler:
         stop_ids: tokens that end a reply.
         decode: from token ids to text.
         rows: draws in progress at once.
+        layout: ``cascade``, or ``plain`` for a model that attends in another way; decided on the first prompts.
     """
 
     model: Any
@@ -69,6 +37,7 @@ class Sampler:
     decode: Callable[[Sequence[int]], str]
     rows: int = 192
     log: Log = field(default_factory=Quiet)
+    layout: Literal["cascade", "plain"] | None = None
 
     def __call__(
         self, prompts: Sequence[Sequence[int]], *, n: int, sampling: Sampling, rng: Rng, stage: str = "sampling"
@@ -81,21 +50,51 @@ class Sampler:
         for i, prompt in enumerate(prompts):
             stream = rng.child("draw", digest(list(prompt)))
             uniforms[i] = [torch.from_numpy(stream.child(k).numpy().random(sampling.max_new_tokens)) for k in range(n)]
-        queue = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i), reverse=True)
         with torch.inference_mode():
+            self._prove(prompts)
+            queue = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i), reverse=True)
             session = _Session(self, prompts, sampling)
             while queue or session.rows:
                 batch: list[int] = []
                 while queue and (len(session.rows) + len(batch) * n + n <= self.rows or not (session.rows or batch)):
                     batch.append(queue.pop())
-                session.admit(batch, [_Row(i, k, uniforms[i][k]) for i in batch for k in range(n)])
+                session.admit(batch, [Row(i, k, uniforms[i][k]) for i in batch for k in range(n)])
                 for row in session.advance(hungry=bool(queue), n=n):
                     done[row.prompt][row.number] = self._draw(row, sampling)
                 finished = sum(draw is not None for draws in done for draw in draws)
                 self.log.progress(stage, finished, len(prompts) * n)
         return [[draw for draw in draws if draw is not None] for draws in done]
 
-    def _draw(self, row: _Row, sampling: Sampling) -> Draw:
+    def _prove(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Draw a little, once, and compare with the model's own forward pass; go without the cascade where they differ.
+
+        A model whose attention does not go through transformers' interface (or that has none) would otherwise be
+        asked without its context, and answer fluently.
+        """
+        if self.layout is not None or not prompts:
+            return
+        short = Sampling(max_new_tokens=3)
+        few = sorted(map(tuple, prompts), key=len)[:2]
+        try:
+            session = _Session(replace(self, stop_ids=frozenset(), layout="cascade"), few, short)
+            rows = [Row(i, k, torch.full((3,), 0.25 + k / 2)) for i in range(len(few)) for k in range(2)]
+            session.admit(range(len(few)), rows)
+            session.advance(hungry=True, n=len(rows))
+            trees = [Tree(few[i], tuple(tuple(row.tokens) for row in rows[2 * i : 2 * i + 2])) for i in range(len(few))]
+            drawn = [logprob for row in rows for logprob in row.logprobs]
+            gap = float((score_plain(self.model, trees).tokens.cpu() - torch.tensor(drawn)).abs().max())
+            why = f"log-probabilities differ by {gap:.2g} nats"
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+            gap, why = float("inf"), f"{type(error).__name__}: {error}"
+        right = gap <= TOLERANCE.get(str(self.model.dtype).removeprefix("torch."), 0.25)
+        self.layout = "cascade" if right else "plain"
+        if not right:
+            self.log.say(
+                f"warning: {type(self.model).__name__} answers otherwise under the shared cache ({why}); "
+                "drawing without a cache, which is much slower and as right"
+            )
+
+    def _draw(self, row: Row, sampling: Sampling) -> Draw:
         ids = row.tokens[:-1] if row.tokens[-1] in self.stop_ids else row.tokens
         text = self.decode(ids)
         cuts = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
@@ -109,10 +108,12 @@ class _Session:
     def __init__(self, sampler: Sampler, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
         self.sampler, self.model, self.sampling = sampler, sampler.model, sampling
         self.prompts = [tuple(prompt) for prompt in prompts]
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         self.groups: list[int] = []
         self.state = Cascade(room=sampling.max_new_tokens)
-        self.trunk = _common(self.prompts)
+        self.choose = Chooser(sampler.stop_ids, sampler.decode, sampling)
+        self.plain = sampler.layout == "plain"
+        self.trunk = 0 if self.plain else _common(self.prompts)
         if self.trunk:
             self._forward([list(self.prompts[0][: self.trunk])], torch.arange(self.trunk)[None], "trunk")
 
@@ -124,13 +125,15 @@ class _Session:
             ).last_hidden_state
         return hidden
 
-    def admit(self, prompts: Sequence[int], rows: Sequence[_Row]) -> None:
+    def admit(self, prompts: Sequence[int], rows: Sequence[Row]) -> None:
         """Prefill some prompts and draw the first token of their rows."""
         if not prompts:
             return
+        if self.plain:
+            return self._without_cache(rows)
         rests = [self.prompts[i][self.trunk :] for i in prompts]
         longest = max(map(len, rests))
-        ids = [[*rest, *[0] * (longest - len(rest))] for rest in rests]
+        ids = [[*rest, *rest[-1:] * (longest - len(rest))] for rest in rests]
         kept, lengths = self.state.prefix, self.state.prefix_length
         self.state.prefix = {}
         hidden = self._forward(ids, (self.trunk + torch.arange(longest)).expand(len(ids), -1), "prefix")
@@ -142,29 +145,39 @@ class _Session:
         self.state.prefix_length = sizes.to(hidden.device)
         first = project(self.model, last)
         owner = {prompt: k for k, prompt in enumerate(prompts)}
-        self._take(rows, first[torch.tensor([owner[row.prompt] for row in rows], device=first.device)])
+        self.choose(rows, first[torch.tensor([owner[row.prompt] for row in rows], device=first.device)])
         for layer, (key, value) in self.state.suffix.items():
             grown = [torch.cat([part, part.new_zeros(len(rows), *part.shape[1:])]) for part in (key, value)]
             self.state.suffix[layer] = (grown[0], grown[1])
         self.groups += prompts
         self.rows += rows
 
-    def advance(self, *, hungry: bool, n: int) -> list[_Row]:
+    def _without_cache(self, rows: Sequence[Row]) -> None:
+        """Whole draws from whole forward passes; the rows of one prompt stand at one length."""
+        for prompt in {row.prompt: None for row in rows}:
+            own = [row for row in rows if row.prompt == prompt]
+            while live := [row for row in own if row.finish is None]:
+                ids = torch.tensor([[*self.prompts[prompt], *row.tokens] for row in live], device=self.model.device)
+                logits = self.model(input_ids=ids, use_cache=False).logits[:, -1]
+                self.choose(live, logits if logits.dtype == torch.float64 else logits.float())
+        self.rows += rows
+
+    def advance(self, *, hungry: bool, n: int) -> list[Row]:
         """Decode until enough rows are finished to make room (or all are); gives the finished ones back."""
         finished = self._leave()
-        goal = len(self.rows) - max(n, len(self.rows) // 4) if hungry else len(self.rows) // 2
+        goal = max(0, len(self.rows) - max(n, len(self.rows) // 4)) if hungry else len(self.rows) // 2
         while self.rows and sum(row.finish is None for row in self.rows) > goal:
             self._step()
         return finished + self._leave()
 
-    def _leave(self) -> list[_Row]:
+    def _leave(self) -> list[Row]:
         left = [row for row in self.rows if row.finish is not None]
         if left:
             keep = [i for i, row in enumerate(self.rows) if row.finish is None]
             alive = {self.rows[i].prompt for i in keep}
             groups = [g for g, prompt in enumerate(self.groups) if prompt in alive]
             device = self.state.prefix_length.device
-            if keep:
+            if keep and not self.plain:
                 self.state.keep(torch.tensor(keep, device=device), torch.tensor(groups, device=device))
             self.rows = [self.rows[i] for i in keep]
             self.groups = [self.groups[g] for g in groups]
@@ -199,29 +212,7 @@ class _Session:
         state.step = torch.tensor(written, device=device)
         positions = (self.trunk + state.prefix_length[state.group] + state.step)[:, None]
         hidden = self._forward([[row.tokens[-1]] for row in self.rows], positions, "decode")
-        self._take(self.rows, project(self.model, hidden[:, -1]))
-
-    def _take(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
-        """Draw one token for every unfinished row from its logits."""
-        at = [min(len(row.tokens), self.sampling.max_new_tokens - 1) for row in rows]
-        uniform = torch.stack([row.uniform[k] for row, k in zip(rows, at, strict=True)]).to(logits.device)
-        chosen = pick(logits, uniform, self.sampling)
-        logprobs = (logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)).tolist()
-        for row, token, logprob in zip(rows, chosen.tolist(), logprobs, strict=True):
-            if row.finish is not None:
-                continue
-            row.tokens.append(token)
-            row.logprobs.append(logprob)
-            if token in self.sampler.stop_ids or self._stopped(row):
-                row.finish = "stop"
-            elif len(row.tokens) == self.sampling.max_new_tokens:
-                row.finish = "length"
-
-    def _stopped(self, row: _Row) -> bool:
-        if not self.sampling.stop:
-            return False
-        tail = self.sampler.decode(row.tokens[-max(map(len, self.sampling.stop)) - 4 :])
-        return any(stop in tail for stop in self.sampling.stop)
+        self.choose(self.rows, project(self.model, hidden[:, -1]))
 
 
 def _common(prompts: Sequence[tuple[int, ...]]) -> int:

@@ -64,7 +64,7 @@ def model_mask(model: Any, packed: Packed) -> Any:
     kinds = set(getattr(config, "layer_types", None) or ())
     if "sliding_attention" in kinds:
         return {kind: form(window if kind == "sliding_attention" else None) for kind in sorted(kinds)}
-    return form(window)
+    return form(None if kinds else window)  # a model that names its layers' kinds slides only where it says so
 
 
 def score_packed(model: Any, trees: Sequence[Tree], row: int = 512) -> TreeScores:
@@ -91,9 +91,9 @@ def score_plain(model: Any, trees: Sequence[Tree]) -> TreeScores:
             picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
             pieces.append(picked - logits.logsumexp(-1))
             counts.append(len(reply))
-    sizes = torch.tensor(counts, device=model.device)
+    sizes = torch.tensor(counts, dtype=torch.int64, device=model.device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=model.device), sizes)
-    return TreeScores(torch.cat(pieces), owner, sizes)
+    return TreeScores(torch.cat(pieces) if pieces else torch.zeros(0, device=model.device), owner, sizes)
 
 
 @dataclass
@@ -121,14 +121,17 @@ class Scorer:
         """Compare packed with plain on a few real trees, once; fall back with a warning where they differ."""
         if self.layout is not None or not trees:
             return
-        few = [Tree(t.prompt, tuple(r for r in t.replies[:2] if r)) for t in sorted(trees, key=lambda t: t.size)[:2]]
+        filled = [Tree(tree.prompt, tuple(reply for reply in tree.replies if reply)[:2]) for tree in trees]
+        few = sorted((tree for tree in filled if tree.replies), key=lambda tree: tree.size)[:2]
+        if not few:
+            return  # nothing but empty replies: nothing to tell the layouts apart by
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
             plain = score_plain(self.model, few).tokens
             try:
-                gap = (score_packed(self.model, few).tokens - plain).abs().max().item() if plain.numel() else 0.0
-            except (TypeError, ValueError, RuntimeError) as error:
+                gap = (score_packed(self.model, few).tokens - plain).abs().max().item()
+            except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
                 gap, why = float("inf"), f"{type(error).__name__}: {error}"
             else:
                 why = f"log-probabilities differ by {gap:.2g} nats"
@@ -151,7 +154,7 @@ class Scorer:
             total += len(tree.replies)
         out: list[torch.Tensor] = [torch.zeros(0)] * total
         done = 0
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode, whose tensors no loss could take
             for batch in batches(trees, self.budget):
                 scores = self([trees[i] for i in batch])
                 pieces = scores.tokens.cpu().split(scores.counts.tolist())

@@ -109,9 +109,13 @@ def resolve_embedded(
         try:
             return _build(folder, label, route)
         except Exception as error:  # whatever stops one route, the next may do; all reasons are told
-            reasons.append(f"  {label}: {error if isinstance(error, RunError) else repr(error)}")
+            reasons.append(f"  {label}: {_said(error)}")
     mend = f"Put a folder with config.json, tokenizer.json and model.safetensors at {folder}, or name another model."
     raise RunError("\n".join([f"{name} could not be had by any route.", *reasons, mend]))
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
 
 
 def _missing(folder: Path) -> str:

@@ -86,8 +86,7 @@ class Tabular(Editable):
         plain = self.distribution(chat)[1]
         cdf = _tempered(plain, sampling).cumsum(0)
         points = torch.tensor([rng.child(k).numpy().random() for k in range(n)], dtype=torch.float64) * cdf[-1]
-        below = torch.nextafter(cdf[-1], cdf[-1] - 1)  # a product that rounds up would fall past the last reply
-        picks = torch.searchsorted(cdf, points.minimum(below), right=True).tolist()
+        picks = torch.searchsorted(cdf, points, right=True).tolist()
         return [Draw(_cut(self.replies[i], sampling.stop), (i,), (float(plain[i]),)) for i in picks]
 
     def token_logprobs(self, chats: Sequence[Chat], replies: Sequence[Reply]) -> list[torch.Tensor]:

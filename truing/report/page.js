@@ -30,6 +30,7 @@
       const figure = figures[place.dataset.figure];
       const changes = narrow.matches ? figure.narrow : {};
       const layout = laidOver(figure.layout, changes.layout);
+      place.style.height = `${layout.height}px`; // plotly fits itself to its place when the window changes
       const data = figure.data.map((trace, i) => laidOver(trace, (changes.data || {})[i]));
       Plotly.react(place, painted(data, "", styles), painted(layout, "", styles), {
         responsive: true,

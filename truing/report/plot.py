@@ -17,6 +17,7 @@ from truing.report.load import Arm
 
 Figure = dict[str, Any]
 TRACE: Mapping[str, Any] = {"type": "scatter", "hoverinfo": "text", "showlegend": False, "cliponaxis": False}
+FAMILY = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 _KL_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
 
 
@@ -84,18 +85,15 @@ def base_layout(*, height: int) -> dict[str, Any]:
         "automargin": False,
         "fixedrange": True,
     }
-    label = {"bgcolor": "$raised", "bordercolor": "$grid", "align": "left", "font": {"color": "$ink", "size": 12.5}}
+    label = {"bgcolor": "$raised", "bordercolor": "$grid", "align": "left"}
+    label_font = {"color": "$ink", "size": 12.5, "family": FAMILY}
     return {
         "height": height,
         "margin": {"l": 52, "r": 10, "t": 8, "b": 46},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {
-            "family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif",
-            "size": 12.5,
-            "color": "$muted",
-        },
-        "hoverlabel": label,
+        "font": {"family": FAMILY, "size": 12.5, "color": "$muted"},
+        "hoverlabel": label | {"font": label_font},
         "hovermode": "closest",
         "dragmode": False,
         "xaxis": dict(axis) | {"showgrid": False, "ticks": "outside", "ticklen": 4},

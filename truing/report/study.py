@@ -89,7 +89,8 @@ def gather(folders: Sequence[Path]) -> Study:
     """
     runs = [load.read(Path(folder)) for folder in folders]
     prefixes = _prefixes([run.name for run in runs])
-    moved = [_prefixed(run, prefix) for run, prefix in zip(runs, prefixes, strict=True)]
+    named = list(zip(runs, prefixes, strict=True))
+    moved = [_prefixed(run, prefix) for run, prefix in named]
     return Study(
         title=" and ".join(dict.fromkeys(run.name for run in runs)),
         runs=tuple(runs),
@@ -97,7 +98,7 @@ def gather(folders: Sequence[Path]) -> Study:
         references=tuple(run.reference for run in moved),
         measures=tuple(measure for run in moved for measure in run.measures),
         samples=_joined([sample for run in moved for sample in run.samples]),
-        notes=(*(note for run in runs for note in run.notes), *_differences(runs)),
+        notes=(*(_named(note, prefix) for run, prefix in named for note in run.notes), *_differences(runs)),
     )
 
 
@@ -108,6 +109,10 @@ def _prefixes(names: Sequence[str]) -> list[str]:
         name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)
     ]
     return [name + SEPARATOR for name in numbered]
+
+
+def _named(note: str, prefix: str) -> str:
+    return f"{prefix.removesuffix(SEPARATOR)}: {note}" if prefix else note
 
 
 def _prefixed(run: RunFolder, prefix: str) -> RunFolder:

@@ -107,7 +107,8 @@ def _sure(study: Study, top: Arm, win: Measure, rivals: Sequence[Arm], mark: Mar
         return f"The interval holds 50{PERCENT}, so the difference may be chance{prompts}{_seeds(study)}."
     if side(win) == -1:
         return f"The whole interval lies below 50{PERCENT}{prompts}{_seeds(study)}."
-    clear = f"That {mark(top.name)} beats the base is clear at 95{PERCENT} confidence{prompts}"
+    base = "the base" if len(study.references) == 1 else "its base"
+    clear = f"That {mark(top.name)} beats {base} is clear at 95{PERCENT} confidence{prompts}"
     if rivals:
         names = [mark(arm.name) for arm in rivals[:3]]
         names += [f"{len(rivals) - 3} more"] if len(rivals) > 3 else []
