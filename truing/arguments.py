@@ -6,6 +6,7 @@ Every function returns what it understood and the faults it found, so that a ver
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path

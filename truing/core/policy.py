@@ -108,7 +108,8 @@ class Scorable(Policy):
         """Log-probability of each reply, summed over its tokens, ``(B,)``, nats."""
         from truing.core.lazy import torch
 
-        return torch.stack([tokens.double().sum() for tokens in self.token_logprobs(chats, replies)])
+        sums = [tokens.double().sum() for tokens in self.token_logprobs(chats, replies)]
+        return torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

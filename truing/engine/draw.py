@@ -176,8 +176,8 @@ class _Session:
             keep = [i for i, row in enumerate(self.rows) if row.finish is None]
             alive = {self.rows[i].prompt for i in keep}
             groups = [g for g, prompt in enumerate(self.groups) if prompt in alive]
-            device = self.state.prefix_length.device
-            if keep and not self.plain:
+            if keep:
+                device = self.state.prefix_length.device
                 self.state.keep(torch.tensor(keep, device=device), torch.tensor(groups, device=device))
             self.rows = [self.rows[i] for i in keep]
             self.groups = [self.groups[g] for g in groups]

@@ -43,6 +43,10 @@ def load_model(
         from truing.models.tabular import Tabular
 
         return Tabular.load(Path(name))
+    if (Path(name) / "remote.json").exists():
+        from truing.models.remote import Remote
+
+        return Remote.load(Path(name))
     from truing.models.local import load_local
 
     place = name

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from truing.core.errors import RunError
 from truing.core.lazy import torch
+from truing.models.folder import settle
 
 
 def dequantise(gguf: Path, folder: Path, tokenizer: Literal["smollm2", "gemma3"]) -> None:
@@ -40,7 +40,7 @@ def dequantise(gguf: Path, folder: Path, tokenizer: Literal["smollm2", "gemma3"]
     model.save_pretrained(folder)
     (_mend_smollm2 if tokenizer == "smollm2" else _mend_gemma3)(words, config.max_position_embeddings)
     words.save_pretrained(folder)
-    _settle(folder)
+    settle(folder)
     meant, read = _plain(model.config.to_dict()), _plain(AutoConfig.from_pretrained(folder).to_dict())
     differ = [key for key in meant | read if meant.get(key) != read.get(key)]
     if differ:
@@ -73,22 +73,3 @@ def _mend_gemma3(words: Any, longest: int) -> None:
     pieces = words.convert_ids_to_tokens(words("a  12").input_ids)
     if pieces != ["<bos>", "a", "▁▁", "1", "2"]:
         raise RunError(f"the tokenizer of the GGUF file reads 'a  12' as {pieces}")
-
-
-def _settle(folder: Path) -> None:
-    """Make the folder readable by other versions and programs than the one that wrote it."""
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("is_local", "local_files_only", "backend"):
-        settings.pop(key, None)
-    # The class that takes tokenizer.json as it is, under the name that versions 4 and 5 both know.
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:  # where programs older than transformers 5 look for it; they would assume 10000
-        config["rope_theta"] = rope["rope_theta"]
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for file in folder.iterdir():
-        file.chmod(0o644)

@@ -17,6 +17,7 @@ from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
 from truing.engine.draw import Sampler
 from truing.engine.score import Scorer
+from truing.models.folder import load_tokenizer, settle
 from truing.models.template import Template
 
 ROWS = 192  # draws in progress at once
@@ -54,8 +55,12 @@ class Local(Editable):
         from dataclasses import replace
 
         settings = replace(sampling, stop=(*sampling.stop, *self.template.stop_texts))
-        sampler = Sampler(self.model, self.stop_ids, self._text, ROWS, self.log)
-        return sampler(self.template.prompts(chats), n=n, sampling=settings, rng=rng)
+        return self.sampler(self.template.prompts(chats), n=n, sampling=settings, rng=rng)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """Proves its layout on the first prompts, once."""
+        return Sampler(self.model, self.stop_ids, self._text, ROWS, self.log)
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
@@ -109,6 +114,7 @@ class Local(Editable):
         with _quiet_saving():
             self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+        settle(folder)
 
 
 class _Bench(Workbench):
@@ -172,7 +178,7 @@ def load_local(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = load_tokenizer(name, **options)
         with _quiet_saving():
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 name, dtype=dtype, use_safetensors=None if allow_pickle else True, attn_implementation="sdpa", **options

@@ -31,7 +31,7 @@ class Tabular(Editable):
     Example:
         >>> from truing.core.policy import user
         >>> table = Tabular((user("1 + 1?"),), ("2", "3"), torch.tensor([[0.75, 0.25]]).log())
-        >>> table.logprob([user("1 + 1?")], ["2"]).exp().item()
+        >>> table.logprob([user("1 + 1?")], ["2"]).exp().round(decimals=6).item()
         0.75
 
     Raises:

@@ -1,0 +1,284 @@
+"""Draws against the scorer, exact probabilities and transformers' own generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, VOCABULARY, Notes, make_model, words
+
+from truing.core.errors import RunError
+from truing.core.policy import Draw, Sampling, Tree
+from truing.core.rng import Rng
+from truing.engine.choose import Chooser, Row, pick
+from truing.engine.draw import Sampler
+from truing.engine.score import score_plain
+
+END = frozenset({2})
+HEAD = [5 + 7 * k % 90 for k in range(20)]
+SHORT = [[9], [30, 31, 32], [40, 41], [50, 51, 52, 53, 54], [60], [70, 71, 72, 73, 74, 75, 76, 77]]
+SHARED = [HEAD + rest for rest in SHORT]
+
+
+def letters(ids: Any) -> str:
+    return "".join(chr(0x100 + i) for i in ids)  # one letter a token
+
+
+def draw(model: Any, prompts: Any, *, n: int = 3, rows: int = 192, stop: frozenset[int] = END, **how: Any) -> Any:
+    sampling = Sampling(**{"max_new_tokens": 14, **how})
+    return Sampler(model, stop, letters, rows)(prompts, n=n, sampling=sampling, rng=Rng(3))
+
+
+def agree(model: Any, prompts: Any, drawn: list[list[Draw]], atol: float = 1e-4) -> None:
+    """Every draw's log-probabilities are those that the plain forward pass gives its tokens."""
+    for prompt, row in zip(prompts, drawn, strict=True):
+        with torch.no_grad():
+            wanted = score_plain(model, [Tree(tuple(prompt), tuple(d.token_ids for d in row))]).tokens
+        found = torch.tensor([value for d in row for value in d.logprobs])
+        torch.testing.assert_close(found, wanted.float(), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("prompts", [SHORT, SHARED, [HEAD, HEAD]], ids=["apart", "trunk", "twice"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_log_probabilities_are_the_scorers(
+    architecture: str, prompts: list[list[int]], tiny_model: Callable[[str], Any]
+) -> None:
+    """Rows leave and come in between (5 at once), contexts are longer than the sliding windows (6)."""
+    model = tiny_model(architecture)
+    sampler = Sampler(model, END, letters, 5)
+    drawn = sampler(prompts, n=2, sampling=Sampling(max_new_tokens=14), rng=Rng(1))
+    assert sampler.layout == "cascade"
+    assert max(len(d.token_ids) for row in drawn for d in row) > 6
+    agree(model, prompts, drawn)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_greedy_is_what_transformers_generates(architecture: str, tiny_model: Callable[[str], Any]) -> None:
+    model = tiny_model(architecture)
+    drawn = draw(model, SHARED[:3], n=1, temperature=0, max_new_tokens=10)
+    for prompt, (one,) in zip(SHARED[:3], drawn, strict=True):
+        ids = torch.tensor([prompt])
+        options = {"do_sample": False, "max_new_tokens": 10, "pad_token_id": 0, "eos_token_id": 2}
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        assert list(one.token_ids) == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("prompts", [SHORT, SHARED], ids=["apart", "trunk"])
+def test_a_draw_is_its_prompt_and_its_number(prompts: list[list[int]], tiny_model: Callable[[str], Any]) -> None:
+    model = tiny_model("mistral")
+    whole = words(draw(model, prompts, n=6))
+    assert len({tokens for row in whole for tokens in row}) == 36
+    for rows in (1, 4, 7, 13):  # one prompt at a time; refilled in the middle
+        assert words(draw(model, prompts, n=6, rows=rows)) == whole
+    assert words(draw(model, prompts, n=2)) == [row[:2] for row in whole]
+    assert words(draw(model, prompts[::-1], n=6)) == whole[::-1]
+    assert words(draw(model, prompts[2:3], n=6)) == whole[2:3]
+    longer = words(draw(model, prompts, n=6, max_new_tokens=20))
+    assert [[tokens[:14] for tokens in row] for row in longer] == whole
+
+
+def test_rows_that_end_at_once_leave_room(tiny_model: Callable[[str], Any]) -> None:
+    """With fewer rows left than a prompt needs, and prompts waiting, the sampler must neither stall nor spin."""
+    model = tiny_model("llama")
+    stop = frozenset(range(0, VOCABULARY, 2))  # half of all tokens end a reply
+    whole = words(draw(model, SHORT * 3, n=5, stop=stop))
+    for rows in (1, 5, 7, 9):
+        assert words(draw(model, SHORT * 3, n=5, rows=rows, stop=stop)) == whole
+    assert any(len(tokens) == 1 for row in whole for tokens in row)
+
+
+def test_first_tokens_follow_the_exact_probabilities(tiny_model: Callable[[str], Any]) -> None:
+    model, n = tiny_model("qwen2"), 5000
+    drawn = draw(model, SHORT[:2], n=n, max_new_tokens=1, temperature=1.3)
+    for prompt, row in zip(SHORT, drawn, strict=False):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt])).logits[0, -1]
+        expected = n * (logits / 1.3).softmax(-1)
+        counts = torch.bincount(torch.tensor([d.token_ids[0] for d in row]), minlength=VOCABULARY)
+        often = expected >= 5
+        seen = torch.cat([counts[often], counts[~often].sum()[None]])
+        wanted = torch.cat([expected[often], expected[~often].sum()[None]])
+        statistic, freedom = float(((seen - wanted) ** 2 / wanted).sum()), len(wanted) - 1
+        assert freedom > 20
+        assert statistic < freedom + 3.1 * (2 * freedom) ** 0.5 + 6  # about p = 0.001
+        # The log-probability told is the untempered model's.
+        token = row[0].token_ids[0]
+        assert row[0].logprobs[0] == pytest.approx(float(logits.log_softmax(-1)[token]), abs=1e-5)
+
+
+def test_second_tokens_follow_the_first(tiny_model: Callable[[str], Any]) -> None:
+    """The chain: frequencies of the second token after the commonest first one."""
+    model = tiny_model("llama")
+    row = draw(model, [[9, 8, 7]], n=4000, max_new_tokens=2, stop=frozenset())[0]
+    firsts = torch.bincount(torch.tensor([d.token_ids[0] for d in row]))
+    first = int(firsts.argmax())
+    seconds = [d.token_ids[1] for d in row if d.token_ids[0] == first]
+    with torch.no_grad():
+        expected = len(seconds) * model(torch.tensor([[9, 8, 7, first]])).logits[0, -1].softmax(-1)
+    counts = torch.bincount(torch.tensor(seconds), minlength=VOCABULARY)
+    often = expected >= 5
+    assert len(seconds) > 100
+    assert often.sum() > 3
+    statistic = float(((counts - expected) ** 2 / expected)[often].sum())
+    freedom = int(often.sum())
+    assert statistic < freedom + 3.1 * (2 * freedom) ** 0.5 + 6
+
+
+def allowed(odds: list[float], how: Sampling) -> list[float]:
+    """Brute force: walk down from the likeliest reply and keep what the three filters keep, one after the other."""
+    order = sorted(range(len(odds)), key=lambda i: -odds[i])
+    order = order[: how.top_k] if how.top_k else order
+    total, mass, kept = sum(odds[i] for i in order), 0.0, []
+    for i in order:
+        if mass >= how.top_p * total:
+            break
+        kept.append(i)
+        mass += odds[i]
+    kept = [i for i in kept if odds[i] >= how.min_p * odds[order[0]]]
+    left = sum(odds[i] for i in kept)
+    return [odds[i] / left if i in kept else 0.0 for i in range(len(odds))]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_k": 3},
+        {"top_k": 100},
+        {"top_p": 0.6},
+        {"top_p": 1e-6},
+        {"min_p": 0.2},
+        {"min_p": 1.0},
+        {"top_k": 5, "top_p": 0.7, "min_p": 0.3, "temperature": 1.7},
+    ],
+    ids=str,
+)
+def test_filters_against_brute_force(how: dict[str, Any]) -> None:
+    """Every uniform number of a fine grid: the shares of tokens are the filtered probabilities."""
+    logits = torch.tensor([0.1, 2.0, -1.0, 1.2, 0.7, -4.0, 1.9, 0.3], dtype=torch.float64)
+    sampling = Sampling(**how)
+    grid = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
+    found = torch.bincount(pick(logits.expand(20000, -1), grid, sampling), minlength=8) / 20000
+    expected = torch.tensor(allowed((logits / sampling.temperature).softmax(-1).tolist(), sampling))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert not found[expected == 0].any()
+
+
+@pytest.mark.parametrize("how", [{"top_k": 1}, {"top_p": 0.5}, {"min_p": 0.9}], ids=str)
+def test_the_largest_uniform_number_stays_among_the_allowed_tokens(how: dict[str, Any]) -> None:
+    """In float32 it rounds to 1; the last token of the vocabulary was filtered out."""
+    logits, uniform = torch.tensor([[0.0, 5.0, 1.0, 0.0]]), torch.tensor([1 - 2.0**-53], dtype=torch.float64)
+    assert pick(logits, uniform, Sampling(**how)).tolist() == [1]
+
+
+def test_zero_never_draws_what_cannot_be() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0]])
+    assert pick(logits, torch.tensor([0.0], dtype=torch.float64), Sampling()).tolist() == [1]
+
+
+def test_stop_ids_end_a_draw_and_stay_in_its_tokens(tiny_model: Callable[[str], Any]) -> None:
+    model = tiny_model("llama")
+    free, bound = (draw(model, SHORT, n=4, stop=stop) for stop in (frozenset(), frozenset(range(40))))
+    for long, short in zip(sum(free, []), sum(bound, []), strict=True):
+        at = next((i for i, token in enumerate(long.token_ids) if token < 40), None)
+        if at is None:
+            assert short == long
+            assert short.finish == "length"
+        else:
+            assert short.token_ids == long.token_ids[: at + 1]
+            assert short.text == letters(long.token_ids[:at])
+            assert short.finish == "stop"
+            assert len(short.logprobs) == at + 1
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_stop_texts_end_a_draw_and_are_cut_off(width: int, tiny_model: Callable[[str], Any]) -> None:
+    model = tiny_model("llama")
+    free = sum(draw(model, SHORT, n=4, stop=frozenset()), [])
+    stop = free[5].text[6 : 6 + width]
+    sampling = Sampling(max_new_tokens=14, stop=("never", stop))
+    bound = sum(Sampler(model, frozenset(), letters)(SHORT, n=4, sampling=sampling, rng=Rng(3)), [])
+    assert bound[5].finish == "stop"
+    for long, short in zip(free, bound, strict=True):
+        at = long.text.find(stop)
+        if at < 0:
+            assert short == long
+        else:
+            assert short.text == long.text[:at]
+            assert short.token_ids == long.token_ids[: at + width]
+            assert short.finish == "stop"
+
+
+def test_a_stop_text_of_many_tokens_a_letter_is_seen() -> None:
+    """Ten letters that are four byte tokens each."""
+    wave = "\U0001f30a" * 10
+    chooser = Chooser(frozenset(), lambda ids: bytes(ids).decode(errors="replace"), Sampling(stop=(wave,)))
+    tokens = list(b"ab" + wave.encode())
+    row = Row(0, 0, torch.full((256,), 0.5, dtype=torch.float64), tokens=tokens[:-1])
+    chooser([row], torch.full((1, 256), -torch.inf).index_fill(1, torch.tensor(tokens[-1]), 0.0))
+    assert row.finish == "stop"
+
+
+def test_the_longest_reply_is_as_long_as_asked(tiny_model: Callable[[str], Any]) -> None:
+    for most in (1, 2, 9):
+        drawn = draw(tiny_model("gemma3"), SHORT, n=2, stop=frozenset(), max_new_tokens=most)
+        assert {len(d.token_ids) for row in drawn for d in row} == {most}
+        assert {d.finish for row in drawn for d in row} == {"length"}
+
+
+def test_no_prompts_no_draws(tiny_model: Callable[[str], Any]) -> None:
+    assert draw(tiny_model("llama"), []) == []
+
+
+class TestProof:
+    """A model whose attention the cascade does not reach must not be asked without its context."""
+
+    @pytest.mark.parametrize("kind", ["Bloom", "Mamba"])
+    def test_other_architectures_draw_without_a_cache(self, kind: str, notes: Notes) -> None:
+        """ALiBi outside the attention interface; no attention at all."""
+        import transformers
+
+        config = getattr(transformers, f"{kind}Config")(
+            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, n_layer=2, n_head=4, num_heads=4,
+            initializer_range=0.3, eos_token_id=2, bos_token_id=1, pad_token_id=0,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+        sampler = Sampler(model, END, letters, 5, notes)
+        drawn = sampler(SHARED, n=2, sampling=Sampling(max_new_tokens=5), rng=Rng(1))
+        assert sampler.layout == "plain"
+        assert notes.said[0].startswith(f"warning: {kind}ForCausalLM answers otherwise under the shared cache")
+        agree(model, SHARED, drawn)
+        again = Sampler(model, END, letters, 2)(SHARED[2:4], n=1, sampling=Sampling(max_new_tokens=5), rng=Rng(1))
+        assert words(again) == [row[:1] for row in words(drawn)[2:4]]
+
+    def test_a_cascade_that_is_wrong_is_left(self, notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+        from truing.engine import draw as module
+
+        model = make_model("llama")
+        inner = module.project
+        monkeypatch.setattr(module, "project", lambda model, hidden: inner(model, hidden) * 1.1)
+        sampler = Sampler(model, END, letters, log=notes)
+        drawn = sampler(SHORT, n=2, sampling=Sampling(max_new_tokens=6), rng=Rng(1))
+        assert sampler.layout == "plain"
+        assert len(notes.said) == 1
+        agree(model, SHORT, drawn)
+
+
+def test_a_model_that_gives_nan_is_told(tiny_model: Callable[[str], Any]) -> None:
+    model = make_model("llama")
+    model.lm_head.weight.data.fill_(torch.nan)
+    with pytest.raises(RunError, match="NaN"):
+        draw(model, SHORT)
+
+
+def test_the_models_own_attention_is_put_back(tiny_model: Callable[[str], Any]) -> None:
+    for architecture, expected in (("llama", "sdpa"), ("gemma2", "eager")):
+        model = tiny_model(architecture)
+        before = SimpleNamespace(name=model.config._attn_implementation)
+        draw(model, SHORT)
+        assert model.config._attn_implementation == before.name == expected
