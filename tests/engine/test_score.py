@@ -75,7 +75,8 @@ def test_float64_agrees_to_its_own_precision() -> None:
         model, trees = make_model(architecture, dtype=torch.float64), random_trees(5, 6)
         packed, plain = score_packed(model, trees, 32), score_plain(model, trees)
         assert packed.tokens.dtype == torch.float64
-        torch.testing.assert_close(packed.tokens, plain.tokens, rtol=0, atol=1e-12)
+        # transformers rounds to float32 inside its norms: a last bit of float64 can tip such a rounding.
+        torch.testing.assert_close(packed.tokens, plain.tokens, rtol=0, atol=1e-6)
         # Gradients pass through norms and softmaxes that transformers itself computes in float32.
         a, b = gradient(model, packed), gradient(model, plain)
         assert (a - b).norm() <= 1e-6 * b.norm()

@@ -28,6 +28,7 @@ CASES: list[tuple[str, Settings, str, bool]] = [
     ("exact_sentences", {"count": 2}, 'He said "Stop!" Then he left...', True),
     ("exact_sentences", {"count": 2}, "It rains", False),
     ("exact_sentences", {"count": 2}, "1. Wake up.\n2. Get up.", True),
+    ("exact_sentences", {"count": 2}, "A heading\nIt rains.", True),
     ("exact_sentences", {"count": 2}, "One. Two. Three.", False),
     ("max_characters", {"count": 5}, "  hello  ", True),
     ("max_characters", {"count": 5}, "hello!", False),

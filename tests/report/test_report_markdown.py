@@ -77,10 +77,11 @@ def test_nobody_is_best_where_all_or_most_are_equal(make_run: MakeRun, values: l
         (134515008, "parameters", "135\u202fM"),
         (0, "parameters", "0"),
         (0, "s", "0\u202fs"),
+        (0.001, "s", "under 0.1\u202fs"),
         (148, "s", "2.5\u202fmin"),
         (-1.25, "", "−1.25"),
         (88.0, "tokens", "88.0\u202ftokens"),
-        (float("inf"), "", "inf"),
+        (float("inf"), "", "∞"),
     ],
 )
 def test_quantities_read_well(value: float, unit: str, shown: str) -> None:

@@ -76,6 +76,11 @@ def test_a_win_rate_without_an_interval_is_no_win(make_run: MakeRun) -> None:
     assert result.winner is None
 
 
+@pytest.mark.parametrize(("n", "rough"), [(6, True), (100, False)])
+def test_an_interval_from_few_prompts_is_called_rough(make_run: MakeRun, n: int, rough: bool) -> None:
+    assert ("rough" in said(make_run({"base": {}, "a": win(0.7, n=n)})).sure) is rough
+
+
 def test_only_the_base(make_run: MakeRun) -> None:
     result = said(make_run({"base": {"length": {"value": 80.0, "unit": "tokens", "n": 7}}}))
     assert result.wins == "Only base was measured, so there is nothing to compare yet."

@@ -66,9 +66,17 @@ def save_wrapped(folder: Path, method: Method[Any, Any], base: Policy, *, judge:
     """A method around a policy: its name and settings, and the policy itself or where it came from.
 
     A base that was loaded by name is kept by name and fingerprint, not copied.
+
+    Raises:
+        InputError: the judge has no spec, so that the policy could not be loaded again.
     """
+    if judge is not None and judge.spec is None:
+        mend = "Set its spec to what a recipe would write, e.g. 'python:judges.py:brevity'."
+        raise bad(method.card.name, f"nothing says how to make its judge {judge.name!r} again", mend)
     settings = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
     origin = getattr(base, "origin", None)
+    if origin is not None and Path(origin).is_dir():
+        origin = str(Path(origin).resolve())  # a folder named from here is not there from elsewhere
     row = {
         "method": method.card.name,
         "settings": settings,

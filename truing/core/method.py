@@ -17,7 +17,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from truing.core.errors import Fault, InputError, bad, did_you_mean
 from truing.core.evidence import Evidence
@@ -82,9 +82,12 @@ class Method(ABC, Generic[P, O]):
         return cls.card.gives
 
     def __post_init__(self) -> None:
-        faults = field_faults(type(self), {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "")
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        faults = field_faults(type(self), given, "")
         if faults:
             raise InputError(*faults)
+        for name, value in coerce(type(self), given).items():  # "0.1" is 0.1, as from a recipe
+            object.__setattr__(self, name, value)
 
 
 M = TypeVar("M", bound=type)
@@ -132,7 +135,7 @@ def _fields(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))  # no setting means anything at NaN
 
 
 def field_faults(cls: type, settings: Mapping[str, object], place: str) -> list[Fault]:
@@ -142,7 +145,7 @@ def field_faults(cls: type, settings: Mapping[str, object], place: str) -> list[
     faults = []
     for name, value in settings.items():
         if name not in known:
-            faults.append(Fault(place, f"{label} has no field {name!r}", did_you_mean(name, known)))
+            faults.append(Fault(place, f"{label} has no field {name!r}", did_you_mean(str(name), known)))
             continue
         try:
             _adapter(known[name]).validate_python(value)

@@ -132,10 +132,11 @@ def parse(raw: Mapping[str, Any], *, name: str) -> Recipe:
     data = reader.get("data", dict, {})
     known = FIELDS - {"judge"}
     faults += [
-        Fault(f"data.{key}", "is no kind of evidence", did_you_mean(key, known)) for key in data if key not in known
+        Fault(f"data.{key}", "is no kind of evidence", did_you_mean(str(key), known)) for key in data if key not in known
     ]
     evaluate = reader.get("evaluate", dict, {})
-    faults += [Fault(f"evaluate.{k}", "is not known", did_you_mean(k, EVALUATE)) for k in evaluate if k not in EVALUATE]
+    odd = [key for key in evaluate if key not in EVALUATE]
+    faults += [Fault(f"evaluate.{key}", "is not known", did_you_mean(str(key), EVALUATE)) for key in odd]
     if not isinstance(evaluate.get("draws", 4), int) or evaluate.get("draws", 4) < 1:
         faults.append(
             Fault("evaluate.draws", f"is {evaluate['draws']!r}", "Give a number of replies a prompt, 1 or more.")
@@ -201,8 +202,12 @@ class _Reader:
             steps, donors = (arm.get("steps"), arm.get("donors") or {}) if isinstance(arm, dict) else (arm, {})
             steps = steps if isinstance(steps, list) else [steps]
             chain = [self.step(value, f"{place}[{i}]") for i, value in enumerate(steps)]
-            if isinstance(arm, dict) and (odd := sorted(set(arm) - {"steps", "donors"})):
-                self.faults.append(Fault(place, f"has no key {odd[0]!r}", did_you_mean(odd[0], ("steps", "donors"))))
+            keys = ("steps", "donors")
+            odd = [key for key in arm if key not in keys] if isinstance(arm, dict) else []
+            self.faults += [Fault(place, f"has no key {key!r}", did_you_mean(str(key), keys)) for key in odd]
+            if not isinstance(donors, dict):
+                self.faults.append(Fault(f"{place}.donors", f"is {donors!r}", "Write '{NAME: MODEL or arms.ARM}'."))
+                donors = {}
             found += self.expand(str(name), place, chain, {str(k): str(v) for k, v in donors.items()})
         return found
 
@@ -220,6 +225,8 @@ class _Reader:
                 Fault(place, f"sweeps {len(swept)} fields", "Give one list; write a second arm for another.")
             )
         at, key = swept[0]
+        if not chain[at].settings[key]:
+            self.faults.append(Fault(f"{place}[{at}]", f"{key} sweeps nothing", "Give the values, or one value."))
         out = []
         for value in chain[at].settings[key]:
             if isinstance(value, bool) or not isinstance(value, int | float):

@@ -14,7 +14,7 @@ import numpy as np
 from truing.core.lazy import torch
 from truing.core.policy import Chat, Draw, Editable, Policy, Sampling, Tree
 from truing.core.rng import Rng
-from truing.core.run import Run
+from truing.core.run import Log, Run
 
 
 def digest(*parts: object) -> str:
@@ -68,12 +68,20 @@ def reference_logprobs(base: Editable, trees: Sequence[Tree], run: Run) -> list[
             reason = str(error)
         run.log.say(f"warning: the cache entry {path} is unreadable ({reason}); computing it again")
     found = base.tree_logprobs(trees, run.log)
-    write_atomically(path, lambda file: save_file({"tokens": torch.cat(found)}, file))
+    whole = torch.cat(found) if found else torch.zeros(0)
+    write_atomically(path, lambda file: save_file({"tokens": whole}, file))
     return found
 
 
 def draws(
-    policy: Policy, chats: Sequence[Chat], *, n: int, sampling: Sampling, rng: Rng, cache: Path | None
+    policy: Policy,
+    chats: Sequence[Chat],
+    *,
+    n: int,
+    sampling: Sampling,
+    rng: Rng,
+    cache: Path | None,
+    log: Log | None = None,
 ) -> list[list[Draw]]:
     """``policy.sample``, computed once for one policy, chats, settings and stream."""
 
@@ -88,9 +96,14 @@ def draws(
     if path.exists():
         try:
             rows = json.loads(path.read_text(encoding="utf-8"))
-            return [[Draw(d[0], tuple(d[1]), tuple(d[2]), d[3]) for d in row] for row in rows]
-        except (ValueError, IndexError, TypeError, OSError):
-            path.unlink(missing_ok=True)  # a damaged entry is made again
+            found = [[Draw(d[0], tuple(d[1]), tuple(d[2]), d[3]) for d in row] for row in rows]
+            if [len(row) for row in found] == [n] * len(chats):
+                return found
+            reason = "another number of draws"
+        except (ValueError, LookupError, TypeError, OSError) as error:
+            reason = str(error)
+        if log is not None:
+            log.say(f"warning: the cache entry {path} is unreadable ({reason}); drawing again")
     made = sample()
     text = json.dumps([[[d.text, d.token_ids, d.logprobs, d.finish] for d in row] for row in made], ensure_ascii=False)
     write_atomically(path, lambda file: _write(file, text))

@@ -53,7 +53,7 @@ class Checkpoint:
             with safe_open(self.file, framework="pt") as opened:
                 plain = json.loads(opened.metadata()["truing"])
                 loop.restore({name: opened.get_tensor(name) for name in opened.keys()}, plain)  # noqa: SIM118 - no mapping
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
             raise RunError(
                 f"{self.file}: the checkpoint cannot be read ({error}). Delete it to train this arm from its start."
             ) from error
@@ -61,6 +61,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Forget it: the artefact takes its place."""
-        self.file.unlink(missing_ok=True)
+        for file in (self.file, *self.file.parent.glob(f".{self.file.name}.*")):  # the latter of killed processes
+            file.unlink(missing_ok=True)
         if self.file.parent.exists() and not any(self.file.parent.iterdir()):
             self.file.parent.rmdir()

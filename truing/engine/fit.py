@@ -97,13 +97,13 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
     Raises:
         RunError: a loss or gradient that is not finite.
     """
-    train, held_out = split(len(trees), settings.eval_fraction, run)
-    per_epoch = math.ceil(len(train) / settings.step_size)
-    total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
-    if total == 0:
+    if settings.max_steps == 0:
         return base
+    train, held_out = split(len(trees), settings.eval_fraction, run)
     if not train:
         raise bad("", "there is nothing to train on", "Give at least one example that the data contract keeps.")
+    per_epoch = math.ceil(len(train) / settings.step_size)
+    total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
     bench = base.open()
     loop = _Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch)
     loop.go()
@@ -115,6 +115,16 @@ def split(n: int, fraction: float, run: Run) -> tuple[list[int], list[int]]:
     order = run.rng("fit", "split").numpy().permutation(n).tolist()
     cut = round(n * fraction)
     return sorted(order[cut:]), sorted(order[:cut])
+
+
+def _accelerator(precision: str) -> Any:
+    """An accelerator of this precision; its state is the process's, and two arms may differ in it."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)
 
 
 class _Loop:
@@ -132,11 +142,9 @@ class _Loop:
         total: int,
         per_epoch: int,
     ) -> None:
-        from accelerate import Accelerator
-
         self.trees, self.objective, self.settings, self.run = trees, objective, settings, run
         self.train, self.held_out, self.total, self.per_epoch = train, held_out, total, per_epoch
-        self.accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
+        self.accelerator = _accelerator("bf16" if settings.bf16 else "no")
         if self.accelerator.num_processes > 1:
             raise bad("", "training runs in one process so far", "Start it without a multi-process launcher.")
         self.bench = bench
@@ -180,7 +188,8 @@ class _Loop:
         """Gradient of the whole step in passes of bounded size, one update."""
         members = self.members(self.step)
         weight = sum(self.objective.weights[i] for i in members)
-        self.bench.module.train()
+        # Dropout stays off: its noise is ambient, and would make policy and reference differ before the first update.
+        self.bench.module.eval()
         self.optimiser.zero_grad(set_to_none=True)
         for part in batches([self.trees[i] for i in members], self.settings.tokens_per_batch):
             numbers = [members[k] for k in part]
@@ -190,9 +199,9 @@ class _Loop:
             self.accelerator.backward(losses.sum() / weight)
             self._collect(losses, metrics, numbers)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
-        if not torch.isfinite(norm):
+        if not (torch.isfinite(norm) and math.isfinite(self.sums["loss"])):
             raise RunError(
-                f"step {self.step + 1}: the gradient is not finite (loss {self.sums.get('loss')}); nothing was saved "
+                f"step {self.step + 1}: loss or gradient is not finite ({self.sums['loss']}, {float(norm)}); nothing was saved "
                 "from this step. Lower learning_rate, or look at the examples of this step with 'truing check'."
             )
         rate = learning_rate(self.settings, self.step, self.total)
@@ -223,7 +232,6 @@ class _Loop:
         self.sums, self.seen, self.weight = {}, 0.0, 0.0
 
     def _evaluate(self) -> None:
-        self.bench.module.eval()
         sums: dict[str, float] = {}
         weight = sum(self.objective.weights[i] for i in self.held_out)
         with torch.no_grad():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from truing.core.lazy import torch
 from truing.core.policy import Tree, TreeScores
 from truing.core.run import Log, Quiet
-from truing.engine.tree import Packed, batches, pack
+from truing.engine.tree import Packed, batches, pack, portions
 
 CHUNK = 512  # targets projected at once: 512 x 49k logits are 100 MB in float32
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8, "bfloat16": 0.25, "float16": 0.1}
@@ -67,7 +67,7 @@ def model_mask(model: Any, packed: Packed) -> Any:
     return form(None if kinds else window)  # a model that names its layers' kinds slides only where it says so
 
 
-def score_packed(model: Any, trees: Sequence[Tree], row: int = 512) -> TreeScores:
+def score_packed(model: Any, trees: Sequence[Tree], row: int | None = None) -> TreeScores:
     """Scores from packed rows: one pass, each prompt once."""
     packed = pack(trees, row).to(model.device)
     hidden = model.base_model(
@@ -147,20 +147,21 @@ class Scorer:
 
     def many(self, trees: Sequence[Tree], stage: str = "scoring") -> list[torch.Tensor]:
         """Per-token log-probabilities without gradient: a ``(T_i,)`` tensor on the CPU for each reply, in order."""
-        self.prove(trees)
-        firsts, total = [], 0
+        parts, slots, total = [], [], 0
         for tree in trees:
-            firsts.append(total)
+            for members in portions(tree):
+                parts.append(Tree(tree.prompt, tuple(tree.replies[k] for k in members)))
+                slots.append([total + k for k in members])
             total += len(tree.replies)
+        self.prove(parts)
         out: list[torch.Tensor] = [torch.zeros(0)] * total
         done = 0
         with torch.no_grad():  # not inference mode, whose tensors no loss could take
-            for batch in batches(trees, self.budget):
-                scores = self([trees[i] for i in batch])
+            for batch in batches(parts, self.budget):
+                scores = self([parts[i] for i in batch])
                 pieces = scores.tokens.cpu().split(scores.counts.tolist())
-                slots = [firsts[i] + k for i in batch for k in range(len(trees[i].replies))]
-                for slot, piece in zip(slots, pieces, strict=True):
+                for slot, piece in zip((slot for i in batch for slot in slots[i]), pieces, strict=True):
                     out[slot] = piece.clone()
                 done += len(batch)
-                self.log.progress(stage, done, len(trees))
+                self.log.progress(stage, done, len(parts))
         return out

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from truing.core.artefact import WRAPPED
 from truing.core.errors import bad
-from truing.core.evidence import Evidence
+from truing.core.evidence import Evidence, Judge
 from truing.core.method import build
 from truing.core.policy import Policy
 from truing.core.run import Log, Quiet, Run
@@ -34,8 +35,19 @@ def load(name: str, *, log: Log | None = None, **options: Any) -> Policy:
     base = load(behind, log=log, **options)
     if base.fingerprint != row["fingerprint"]:
         raise bad(str(file), f"was saved around another {behind} than there is now", "Give it that model again.")
-    judge = resolve_judge(row["judge"]) if row["judge"] is not None else None
+    judge = _judge(row["judge"]) if row["judge"] is not None else None
     made = method(base, Evidence(judge=judge), Run(log=log or Quiet()))
     if not isinstance(made, Policy):
         raise bad(str(file), f"{row['method']} gives no policy", "Save the policy again.")
     return made
+
+
+def _judge(spec: Any) -> Judge:
+    def endpoint(settings: Mapping[str, Any]) -> Policy:
+        from truing.models.remote import Remote
+
+        return Remote(**settings)
+
+    judge = resolve_judge(spec, remote=endpoint)
+    judge.spec = spec  # so that what is loaded can be saved again
+    return judge

@@ -10,8 +10,8 @@ from typing import Any
 def load_tokenizer(name: str, **options: Any) -> Any:
     """A tokenizer as its ``tokenizer.json`` says.
 
-    transformers 5 builds the pre-tokenizer of a folder that names ``GPT2Tokenizer`` anew and drops what the file adds to
-    GPT-2's, such as splitting digits. Where the two differ, the file is right.
+    transformers 5 builds the pre-tokenizer of a folder that names ``GPT2Tokenizer`` anew and drops what the file adds
+    to GPT-2's, such as splitting digits. Where the two differ, the file is right.
     """
     import transformers
     from transformers.utils import cached_file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,6 +23,14 @@ from truing.models.template import Template
 
 ROWS = 192  # draws in progress at once
 BUDGET = 4096  # packed tokens a scoring pass
+# What decides answers besides tensors; named one by one, so that a new version of transformers changes no fingerprint.
+CONFIGURED = (
+    "model_type", "hidden_act", "activation_function", "hidden_activation", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "sliding_window",
+    "layer_types", "partial_rotary_factor", "query_pre_attn_scalar", "attn_logit_softcapping",
+    "final_logit_softcapping", "logit_scale", "logits_scaling", "attention_multiplier", "residual_multiplier",
+    "embedding_multiplier", "num_experts_per_tok",
+)  # fmt: skip
 
 
 class Local(Editable):
@@ -37,7 +46,10 @@ class Local(Editable):
     @cached_property
     def fingerprint(self) -> str:
         sha = hashlib.sha256()
-        for name, tensor in sorted(self.weights().items()):
+        config = self.model.config.get_text_config()
+        shown = {name: getattr(config, name) for name in CONFIGURED if getattr(config, name, None) is not None}
+        sha.update(json.dumps([shown, sorted(self.stop_ids)], sort_keys=True, default=str).encode())
+        for name, tensor in sorted({**self.weights(), **dict(self.model.named_buffers())}.items()):
             sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         sha.update(self.tokenizer.backend_tokenizer.to_str().encode())
@@ -94,14 +106,15 @@ class Local(Editable):
         return self.scorer.many(trees)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
-        return dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        return _tensors(self.model)
 
     def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Local:
         made = copy.deepcopy(self.model)
-        own = dict(made.named_parameters()) | dict(made.named_buffers())
-        if own.keys() != weights.keys():
-            odd = sorted(own.keys() ^ weights.keys())[:3]
-            raise bad(self.name, f"weights do not fit: {odd} stand on one side only", "Give every tensor of weights().")
+        own = _tensors(made)
+        odd = sorted(own.keys() ^ weights.keys())[:3]
+        odd = odd or [name for name in own if own[name].shape != weights[name].shape][:3]
+        if odd:
+            raise bad(self.name, f"weights do not fit: see {odd}", "Give every tensor of weights(), in its shape.")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(weights[name])
@@ -115,6 +128,13 @@ class Local(Editable):
             self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         settle(folder)
+
+
+def _tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Parameters and buffers that are saved. Tables that the configuration decides (rotary frequencies) are not."""
+    saved = model.state_dict().keys()
+    buffers = {name: tensor for name, tensor in model.named_buffers() if name in saved}
+    return {**dict(model.named_parameters()), **buffers}
 
 
 class _Bench(Workbench):
@@ -181,18 +201,22 @@ def load_local(
         tokenizer = load_tokenizer(name, **options)
         with _quiet_saving():
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, use_safetensors=None if allow_pickle else True, attn_implementation="sdpa", **options
+                name, dtype=dtype, use_safetensors=None if allow_pickle else True, **options
             )
     except (OSError, ValueError, ImportError) as error:
         raise bad(f"model {name!r}", str(error).strip().split("\n")[0], _mend(str(error))) from error
     if adapter is not None:
-        model = _with_adapter(model, adapter)
+        model = _with_adapter(model, adapter, allow_pickle)
     return Local(model.to(place), tokenizer, name=name, log=log)
 
 
-def _with_adapter(model: Any, adapter: str) -> Any:
+def _with_adapter(model: Any, adapter: str, allow_pickle: bool) -> Any:
     from peft import PeftModel
 
+    found = {file.name for file in Path(adapter).glob("adapter_model.*")}
+    if found and "adapter_model.safetensors" not in found and not allow_pickle:
+        fact = f"there are only {sorted(found)}, no safetensors"
+        raise bad(f"adapter {adapter!r}", fact, _mend("safetensors"))
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (OSError, ValueError, KeyError) as error:

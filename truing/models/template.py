@@ -52,23 +52,32 @@ class Template:
                 "Set tokenizer.chat_template to one that ends a prompt exactly where the reply begins.",
             )
         tail = whole[len(before) + len("pong") :]
-        special = [token for token in self.tokenizer.all_special_tokens if tail.strip().startswith(token)]
-        if not special:
-            return tail or str(self.tokenizer.eos_token or "")
+        special = [token for token in self._special if tail.strip().startswith(token)]
+        if not special:  # white space is no mark of an end: replies hold it too
+            return tail if tail.strip() else str(self.tokenizer.eos_token or "")
         longest = max(special, key=len)
         return tail[: tail.index(longest) + len(longest)]
+
+    @cached_property
+    def _special(self) -> frozenset[str]:
+        """Special tokens, those too that stand in no named place such as ``eos_token``."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return frozenset(self.tokenizer.all_special_tokens) | {token.content for token in added if token.special}
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end a reply."""
         ids = self.tokenizer(self.end_of_turn, add_special_tokens=False).input_ids if self.end_of_turn else []
-        known = {ids[-1]} if ids else set()
+        known = {ids[-1]} if ids and self.tokenizer.convert_ids_to_tokens(ids[-1]) in self._special else set()
         return frozenset(known | {i for i in (self.tokenizer.eos_token_id,) if i is not None})
 
     @cached_property
     def stop_texts(self) -> tuple[str, ...]:
-        """Texts that end a reply of a model without turns of its own."""
-        return () if self.has_chat else ("\n# Query", "\n# Instruction")
+        """Texts that end a reply of a model without turns of its own, or whose turns end in plain text."""
+        if not self.has_chat:
+            return ("\n# Query", "\n# Instruction")
+        end = self.end_of_turn.strip()
+        return (end,) if end and not any(token in end for token in self._special) else ()
 
     def render(self, chat: Chat) -> str:
         """The prompt as text. The empty chat is bare text: nothing but what begins a document."""
@@ -82,7 +91,14 @@ class Template:
     def _apply(self, chat: Chat, *, reply_next: bool) -> str:
         if self.has_chat:
             rows = [{"role": message.role, "content": message.content} for message in chat]
-            text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=reply_next)
+            from jinja2 import TemplateError
+
+            try:
+                text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=reply_next)
+            except TemplateError as error:
+                roles = ", ".join(message.role for message in chat)
+                mend = "Leave out the turns that it does not know, or set another chat template."
+                raise bad(self.name, f"its chat template refuses the turns {roles}: {error}", mend) from error
             return text
         turns = [f"{PLAIN.get(m.role, '# ' + m.role)}\n{m.content}\n\n" for m in chat]
         return "".join(turns) + (f"{PLAIN['assistant']}\n" if reply_next else "")

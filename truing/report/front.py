@@ -25,8 +25,8 @@ def front(study: Study) -> Figure:
     """
     looks = of_curves(study)
     points = [p for arms in by_curve([p.arm for p in study.points]).values() for a in arms for p in _at(study, a.name)]
-    reach = max([1.2, *(p.distance.high if p.distance.high is not None else p.x for p in points)]) * 1.08
-    heights = [h for p in points for h in (p.y, p.win.low, p.win.high) if h is not None]
+    reach = max([1.2, *(max(plot.ends(p.distance) or (p.x,)) for p in points)]) * 1.08
+    heights = [height for p in points for height in (p.y, *(plot.ends(p.win) or ()))]
     span = (max(min([0.46, *heights]) - 0.03, -0.02), min(max([0.6, *heights]) + 0.05, 1.04))
     data = [_best_of_n_curve(reach), _staircase(study, reach)]
     for curve, look in looks.items():
@@ -123,10 +123,10 @@ def _ink(points: Sequence[Point], frame: labels.Frame) -> list[labels.Box]:
     for p in points:
         x, y = frame.at(root(p.x), p.y)
         boxes.append((x - 9, y - 9, x + 9, y + 9))
-        for measure, ends in ((p.win, ("x", "y")), (p.distance, ("y", "x"))):
-            if measure.low is not None and measure.high is not None:
-                reached = [(root(p.x), v) if ends[0] == "x" else (root(v), p.y) for v in (measure.low, measure.high)]
-                boxes += labels.path([frame.at(*end) for end in reached])
+        if span := plot.ends(p.win):
+            boxes += labels.path([frame.at(root(p.x), end) for end in span])
+        if span := plot.ends(p.distance):
+            boxes += labels.path([frame.at(root(end), p.y) for end in span])
     for p, q in itertools.pairwise(points):
         if p.arm.curve == q.arm.curve:
             boxes += labels.path([frame.at(root(p.x), p.y), frame.at(root(q.x), q.y)])

@@ -46,11 +46,18 @@ def bars(
     """Error bars of the 95 % intervals, in the coordinate ``through`` in which the axis is drawn."""
     above, below = [], []
     for centre, measure in zip(centres, measures, strict=True):
-        low, high = _or(measure.low, centre), _or(measure.high, centre)
+        low, high = ends(measure) or (centre, centre)
         above.append(max(through(high) - through(centre), 0.0))
         below.append(max(through(centre) - through(low), 0.0))
     shape = {"thickness": 1.2, "width": 3, "color": colour}
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **shape}
+
+
+def ends(measure: Measure) -> tuple[float, float] | None:
+    """The interval where it can be drawn: known and finite at both ends."""
+    if measure.low is None or measure.high is None or math.isinf(measure.low) or math.isinf(measure.high):
+        return None
+    return measure.low, measure.high
 
 
 def kl_range(reach: float) -> tuple[float, float]:
@@ -104,7 +111,3 @@ def base_layout(*, height: int) -> dict[str, Any]:
 def axis_title(name: str, standoff: int) -> dict[str, Any]:
     """A title no larger than the ticks."""
     return {"title": {"text": name, "standoff": standoff, "font": {"size": 12.5, "color": "$muted"}}}
-
-
-def _or(value: float | None, other: float) -> float:
-    return other if value is None else value

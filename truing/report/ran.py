@@ -32,11 +32,13 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
         ("Reference arm", run.reference),
         ("Seed", _text(run.facts.get("seed"))),
         ("Judge", _text(run.facts.get("judge"))),
+        ("Prompts", _text(run.facts.get("prompts"))),
         ("Started", _when(run.facts.get("started"))),
         ("Finished", _when(run.facts.get("finished"))),
         ("Time", quantity(float(run.facts["seconds"]), "s") if _is_number(run.facts.get("seconds")) else ""),
         ("Machine", _inline(run.facts.get("machine"))),
         ("Versions", _inline(run.facts.get("versions"))),
+        ("Notes", _inline(run.facts.get("notes"))),
         ("Status", _text(run.facts.get("status"))),
     ]
     return [(label, value) for label, value in rows if value]
@@ -94,7 +96,9 @@ def _when(value: object) -> str:
 
 def _inline(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(entry)}" for key, entry in value.items())
+        return ", ".join(f"{key} {_text(entry)}" for key, entry in value.items() if entry is not None)
+    if isinstance(value, list):
+        return "; ".join(map(_text, value))
     return _text(value)
 
 

@@ -33,6 +33,7 @@ PROBES: dict[str, Probe] = {
     "kl": Probe("KL", "how far the arm has moved from the base, on the arm's own replies"),
     "kl_bound": Probe("KL bound", "the KL is at most this"),
     "length": Probe("Length", "tokens a reply"),
+    "length.cut": Probe("Cut off", "replies that reached the token limit before their end"),
     "perplexity": Probe("Perplexity", "on neutral text: what alignment costs elsewhere (the tax)"),
     "cost.seconds": Probe("Time", "spent on the arm"),
     "cost.tokens": Probe("Tokens a reply", "generated for each reply that is given"),
@@ -65,8 +66,10 @@ def number(value: float, *, figures: int = 3) -> str:
         >>> number(0.012345), number(134515008), number(12.0)
         ('0.0123', '134,515,008', '12.0')
     """
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    if value == 0:
+        return "0"
     decimals = max(figures - 1 - math.floor(math.log10(abs(value))), 0)
     if decimals > 6:
         return f"{value:.{figures - 1}e}".replace("-", MINUS)
@@ -97,6 +100,8 @@ def quantity(value: float, unit: str) -> str:
     unit = _ALIASES.get(unit, unit)
     if unit == "probability":
         return percent(value)
+    if unit == "s" and 0 < value < 0.1:
+        return f"under 0.1{THIN}s"
     if unit in _SCALES:
         scale, name = next(((s, n) for s, n in _SCALES[unit] if abs(value) >= s), (1.0, _SCALES[unit][-1][1]))
         if value == 0:

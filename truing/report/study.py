@@ -40,11 +40,11 @@ class Study:
 
     @cached_property
     def table(self) -> Mapping[str, Mapping[str, Measure]]:
-        """Arm -> probe -> measure. A measure whose value is not a finite number is left out."""
+        """Arm -> probe -> measure. What is not a number (NaN) is left out; an infinite value is a value."""
         rows: dict[str, dict[str, Measure]] = {arm.name: {} for arm in self.arms}
         for measure in self.measures:
-            if math.isfinite(measure.value):
-                rows[measure.arm][measure.probe] = measure
+            if not math.isnan(measure.value):
+                rows[measure.arm][measure.probe] = replace(measure, low=_told(measure.low), high=_told(measure.high))
         return rows
 
     def find(self, arm: str, probe: str) -> Measure | None:
@@ -66,7 +66,7 @@ class Study:
         found = []
         for arm in self.candidates:
             win, distance = self.find(arm.name, "win_rate"), self.distance(arm.name)
-            if win is not None and distance is not None:
+            if win and distance and math.isfinite(win.value) and math.isfinite(distance.value):
                 found.append(Point(arm, win, distance))
         return tuple(found)
 
@@ -100,6 +100,10 @@ def gather(folders: Sequence[Path]) -> Study:
         samples=_joined([sample for run in moved for sample in run.samples]),
         notes=(*(_named(note, prefix) for run, prefix in named for note in run.notes), *_differences(runs)),
     )
+
+
+def _told(end: float | None) -> float | None:
+    return None if end is None or math.isnan(end) else end
 
 
 def _prefixes(names: Sequence[str]) -> list[str]:
@@ -150,10 +154,16 @@ def _differences(runs: Sequence[RunFolder]) -> list[str]:
     models = {_name(run.facts.get("model"), "fingerprint") for run in runs}
     if len(models) > 1:
         notes.append("The runs start from different models; each win rate and KL is against its own run's base.")
-    prompts = {_name((run.facts.get("data") or {}).get("prompts"), "digest") for run in runs}
+    prompts = {_prompts(run.facts.get("data")) for run in runs}
     if len(prompts) > 1:
         notes.append("The runs were measured on different prompts; compare figures across them with care.")
     return notes
+
+
+def _prompts(data: object) -> str:
+    """The digest of what the arms were measured on."""
+    entries = data if isinstance(data, Mapping) else {}
+    return _name(entries.get("evaluate") or entries.get("prompts"), "digest")
 
 
 def _name(entry: object, key: str) -> str:

@@ -97,7 +97,7 @@ def _head(study: Study, probe: str, n: int | None) -> str:
     arrow = {"up": "higher is better", "down": "lower is better"}.get(ways.pop() if len(ways) == 1 else "", "")
     sign = {"higher is better": "↑", "lower is better": "↓"}.get(arrow, "")
     units = {m.unit for m in study.measures if m.probe == probe and m.unit in ("nats", "tokens")}
-    small = " · ".join([*sorted(units), *([f"n = {n}"] if n else [])])
+    small = " · ".join([*sorted(units), *([f"n = {n}"] if n and n > 1 else [])])
     title = ". ".join(part for part in (known.explanation if known else "", arrow) if part)
     mark = f'\u00a0<span class="way" aria-label="{arrow}">{sign}</span>' if sign else ""
     return f'<span title="{escape(title)}">{escape(show.heading(probe))}{mark}</span><small>{escape(small)}</small>'

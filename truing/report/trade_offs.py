@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from truing.report import plot, show
@@ -17,7 +18,7 @@ def trade_offs(study: Study) -> list[tuple[str, Figure]]:
     """(heading, figure) of every one of :data:`PROBES` that at least two arms on the front have."""
     panels = []
     for probe in PROBES:
-        found = [p for p in study.points if study.find(p.arm.name, probe)]
+        found = [p for p in study.points if (m := study.find(p.arm.name, probe)) and math.isfinite(m.value)]
         if len(found) >= 2:
             panels.append((_heading(study, probe), _panel(study, probe, found)))
     return panels
@@ -52,7 +53,7 @@ def _panel(study: Study, probe: str, points: Sequence[Point]) -> Figure:
     layout["xaxis"] |= {"range": plot.kl_range(reach), **plot.kl_ticks(reach, least=0.12)}
     layout["xaxis"] |= plot.axis_title("KL from the base, nats", 8)
     layout["yaxis"]["nticks"] = 6
-    if base := [m for r in study.references if (m := study.find(r, probe)) is not None]:
+    if base := [m for r in study.references if (m := study.find(r, probe)) and math.isfinite(m.value)]:
         layout["shapes"] = [plot.level(m.value) for m in base]
         data.append(
             {

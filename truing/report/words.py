@@ -5,6 +5,7 @@ Rules, not a model, write them, from the measures alone. They say less where the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from truing.report.show import PERCENT, apart, interval, overlap, percent, quant
 from truing.report.study import Study
 
 Mark = Callable[[str], str]
+FEW = 30
+"""Below so many prompts a bootstrap interval covers less than it says."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +106,27 @@ def _wins(top: Arm, win: Measure, references: Sequence[str], mark: Mark) -> str:
 
 def _sure(study: Study, top: Arm, win: Measure, rivals: Sequence[Arm], mark: Mark) -> str:
     prompts = f" (n = {win.n} prompts)" if win.n else ""
+    prompts = f" (n = {win.n} prompts, so few that the interval itself is rough)" if 0 < win.n < FEW else prompts
     if side(win) == 0:
         return f"The interval holds 50{PERCENT}, so the difference may be chance{prompts}{_seeds(study)}."
     if side(win) == -1:
         return f"The whole interval lies below 50{PERCENT}{prompts}{_seeds(study)}."
     base = "the base" if len(study.references) == 1 else "its base"
-    clear = f"That {mark(top.name)} beats {base} is clear at 95{PERCENT} confidence{prompts}"
+    if 0 < win.n < FEW:
+        clear, lead = f"By its interval {mark(top.name)} beats {base}{prompts}", ", and leads"
+    else:
+        clear = f"That {mark(top.name)} beats {base} is clear at 95{PERCENT} confidence{prompts}"
+        lead = ", and so is its lead over"
+    others = sum(study.find(arm.name, "win_rate") is not None for arm in study.candidates) - 1
     if rivals:
         names = [mark(arm.name) for arm in rivals[:3]]
         names += [f"{len(rivals) - 3} more"] if len(rivals) > 3 else []
-        return f"{clear}, but it cannot be told apart from {listed(names)}{_seeds(study)}."
-    others = sum(study.find(arm.name, "win_rate") is not None for arm in study.candidates) - 1
-    lead = "the other arm" if others == 1 else "every other arm"
-    return f"{clear}{f', and so is its lead over {lead}' if others else ''}{_seeds(study)}."
+        tail = f", but it cannot be told apart from {listed(names)}"
+    elif others:
+        tail = f"{lead} {'the other arm' if others == 1 else 'every other arm'}"
+    else:
+        tail = ""
+    return f"{clear}{tail}{_seeds(study)}."
 
 
 def _seeds(study: Study) -> str:
@@ -157,7 +168,7 @@ def _costs(study: Study, top: Arm, mark: Mark) -> str:
 def _changed(study: Study, arm: str, base: str, probe: str, change: str, same: str) -> list[str]:
     """A clause on a relative change against the base; none where one of the two is missing or zero."""
     mine, theirs = study.find(arm, probe), study.find(base, probe)
-    if mine is None or theirs is None or theirs.value <= 0:
+    if mine is None or theirs is None or theirs.value <= 0 or not math.isfinite(mine.value / theirs.value):
         return []
     ratio = mine.value / theirs.value - 1
     if abs(ratio) < 0.005 or overlap(mine, theirs):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from truing.core.artefact import write_text
 from truing.core.errors import bad
 from truing.report import document, markdown
 from truing.report.study import gather
@@ -32,18 +32,7 @@ def write(folders: Sequence[Path], out: Path | None = None) -> tuple[Path, Path]
     target = Path(folders[0]) if out is None else Path(out)
     if target.exists() and not target.is_dir():
         raise bad(str(target), "is not a folder", "Name a folder for the report.")
-    target.mkdir(parents=True, exist_ok=True)
     for name, content in pages.items():
-        _replace(target / name, content)
-    return target / "report.html", target / "report.md"
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write beside the file, then rename: a reader sees the old page or the new one, never half of one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
         # Model output may hold half of a surrogate pair, which UTF-8 has no bytes for.
-        beside.write_bytes(content.encode("utf-8", errors="replace"))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        write_text(target / name, content.encode("utf-8", errors="replace").decode("utf-8"))
+    return target / "report.html", target / "report.md"

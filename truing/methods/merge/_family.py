@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from truing.core.errors import Fault, InputError
+from truing.core.errors import Fault, InputError, bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
@@ -26,6 +26,8 @@ class MergeMethod(Method[Editable, Editable]):
         """From ``(K, *S)`` differences, donor minus base, in float32 or better, to the ``(*S)`` difference to apply."""
 
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
+        if not evidence.donors:
+            raise bad(self.card.name, "has no donors", "Give the arm 'donors:', or --donor NAME=MODEL.")
         own = base.weights()
         donors = {name: _weights(name, donor) for name, donor in evidence.donors.items()}
         faults = [fault for name, theirs in donors.items() for fault in _mismatches(name, own, theirs)]

@@ -76,13 +76,15 @@ class _PairObjective:
         sums, counts = scores.sums.view(-1, 2), scores.counts.view(-1, 2)
         reference = self.reference[list(numbers)].to(sums)
         pairs = PairLogps(sums[:, 0], sums[:, 1], reference[:, 0], reference[:, 1], counts[:, 0], counts[:, 1])
+        rounding = 1e-6 * sums.detach().abs().sum(1)
+        ties = pairs.margin.detach().abs() <= rounding
         rewards = self.method.reward_scale * (sums.detach() - reference)
         metrics = {
             "rewards/chosen": rewards[:, 0],
             "rewards/rejected": rewards[:, 1],
             "rewards/margins": rewards[:, 0] - rewards[:, 1],
             # A tie is half right: before the first update every pair is one.
-            "rewards/accuracies": 0.5 * (1 + torch.sign(rewards[:, 0] - rewards[:, 1])),
+            "rewards/accuracies": torch.where(ties, 0.5, (rewards[:, 0] > rewards[:, 1]).to(rewards)),
             "logps/chosen": sums[:, 0].detach(),
             "logps/rejected": sums[:, 1].detach(),
         }

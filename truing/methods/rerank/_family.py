@@ -12,11 +12,13 @@ import numpy as np
 from annotated_types import Ge
 
 from truing.core.artefact import save_wrapped
+from truing.core.errors import bad
 from truing.core.evidence import Evidence, Judge
 from truing.core.method import Method
 from truing.core.policy import Chat, Draw, Policy, Sampling
 from truing.core.rng import Rng
 from truing.core.run import Run
+from truing.engine.cache import digest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,8 +42,10 @@ class RerankMethod(Method[Policy, Policy]):
         """
 
     def __call__(self, base: Policy, evidence: Evidence, run: Run, /) -> Policy:
-        if self.n == 1 or evidence.judge is None:
+        if self.n == 1:
             return base
+        if evidence.judge is None:
+            raise bad(self.card.name, "needs a judge", "Name one in the recipe, e.g. 'judge: constraints'.")
         return Reranked(base, self, evidence.judge)
 
 
@@ -57,11 +61,13 @@ class Reranked(Policy):
         flat = [(chat, draw.text) for chat, pool in zip(chats, pools, strict=True) for draw in pool]
         scores = np.array(self.judge.score([c for c, _ in flat], [t for _, t in flat])).reshape(-1, n, width)
         out = []
-        for i, pool in enumerate(pools):
+        for i, (chat, pool) in enumerate(zip(chats, pools, strict=True)):
+            # Named by the chat, not by its place in the call: ties are broken alike whoever else is asked.
+            stream = rng.child("rerank", digest([[turn.role, turn.content] for turn in chat]))
             chosen = []
             for k in range(n):
                 odds = self.method.weights(scores[i, k])
-                at = rng.child("rerank", i, k).numpy().choice(width, p=odds)
+                at = stream.child(k).numpy().choice(width, p=odds)
                 chosen.append(pool[k * width + int(at)])
             out.append(chosen)
         return out

@@ -38,7 +38,8 @@ class PairSynthesis(Method[Policy, Evidence]):
             raise bad(self.card.name, "needs a judge", "Name one in the recipe, e.g. 'judge: constraints'.")
         sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature)
         chats = list(evidence.prompts)
-        pools = draws(base, chats, n=self.draws, sampling=sampling, rng=run.rng("synthesize"), cache=run.cache)
+        stream = run.rng("synthesize")
+        pools = draws(base, chats, n=self.draws, sampling=sampling, rng=stream, cache=run.cache, log=run.log)
         flat = [(chat, draw.text) for chat, pool in zip(chats, pools, strict=True) for draw in pool]
         scores = evidence.judge.score([chat for chat, _ in flat], [text for _, text in flat])
         pairs = []

@@ -13,6 +13,11 @@ from truing.core.policy import Chat, Draw
 from truing.methods.synthesize._family import PairSynthesis
 
 
+def _said(draw: Draw) -> object:
+    """What tells two draws apart; an endpoint's have no tokens."""
+    return draw.token_ids or draw.text
+
+
 @method(paper="arXiv:2406.00832", dial="draws", neutral={"draws": 0})
 class BestAndWorst(PairSynthesis):
     """Pairs the best draw of a prompt with its worst, the second best with the second worst, and so on.
@@ -30,5 +35,5 @@ class BestAndWorst(PairSynthesis):
         return [
             Pair(chat, draws[best], draws[worst], margin=scores[best] - scores[worst])
             for best, worst in ends
-            if scores[best] > scores[worst] and draws[best].token_ids != draws[worst].token_ids
+            if scores[best] > scores[worst] and _said(draws[best]) != _said(draws[worst])
         ]

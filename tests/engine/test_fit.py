@@ -1,0 +1,336 @@
+"""The training loop: what must not change what is learned, does not; what stops it, stops it cleanly."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import Notes, make_local, make_model, random_trees, same_weights
+
+from truing.core.errors import InputError, RunError
+from truing.core.policy import Tree, TreeScores
+from truing.core.run import Run
+from truing.engine.fit import Objective, Training, fit, learning_rate, split
+from truing.engine.score import score_plain
+from truing.models.local import Local
+
+TREES = [tree for tree in random_trees(4, 30, width=1) if tree.replies[0]][:16]
+LENGTHS = [float(len(tree.replies[0])) for tree in TREES]
+
+
+def likelihood(scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+    return -scores.sums, {"logps/chosen": scores.sums.detach()}
+
+
+def train(
+    base: Local,
+    trees: Sequence[Tree] = TREES,
+    weights: Sequence[float] = LENGTHS,
+    run: Run | None = None,
+    loss: Any = likelihood,
+    **settings: Any,
+) -> Local:
+    defaults: dict[str, Any] = {"learning_rate": 2e-3, "max_steps": 5, "logging_steps": 1, "warmup_ratio": 0.0}
+    made = fit(base, trees, Objective(weights, loss), Training(**{**defaults, **settings}), run or Run())
+    assert isinstance(made, Local)
+    return made
+
+
+def flat(policy: Local) -> torch.Tensor:
+    return torch.cat([p.detach().double().flatten() for p in policy.model.parameters()])
+
+
+def close(left: Local, right: Local, base: Local) -> None:
+    """Both moved, and to the same place."""
+    moved = (flat(left) - flat(base)).norm()
+    assert moved > 0.05
+    assert (flat(left) - flat(right)).norm() < 1e-3 * moved
+
+
+class TestInvariance:
+    def test_training_lowers_the_loss_and_leaves_the_base_alone(self, tiny_policy: Local, notes: Notes) -> None:
+        before = flat(tiny_policy)
+        train(tiny_policy, run=Run(log=notes), per_device_train_batch_size=16, max_steps=20)
+        losses = notes.series("loss")
+        assert losses[-1] < losses[0] - 0.3
+        assert torch.equal(flat(tiny_policy), before)
+
+    @pytest.mark.parametrize("budget", [1, 40, 100])
+    def test_tokens_per_batch(self, tiny_policy: Local, budget: int) -> None:
+        close(train(tiny_policy, tokens_per_batch=budget), train(tiny_policy, tokens_per_batch=10**6), tiny_policy)
+
+    def test_accumulation(self, tiny_policy: Local) -> None:
+        """2 x 4 = 8, also where the last step of an epoch is shorter."""
+        cut = train(tiny_policy, TREES[:13], per_device_train_batch_size=2, gradient_accumulation_steps=4)
+        whole = train(tiny_policy, TREES[:13], per_device_train_batch_size=8)
+        assert same_weights(cut, whole)  # the step is all there is: how it is named changes not even a bit
+
+    def test_order_within_a_step(self, tiny_policy: Local) -> None:
+        order = [5, 3, 15, 0, 8, 1, 14, 2, 9, 4, 7, 6, 13, 10, 12, 11]
+        shuffled = train(
+            tiny_policy, [TREES[i] for i in order], [LENGTHS[i] for i in order], per_device_train_batch_size=16
+        )
+        close(shuffled, train(tiny_policy, per_device_train_batch_size=16), tiny_policy)
+
+    def test_packed_or_plain(self, tiny_policy: Local) -> None:
+        plain = make_local()
+        plain.scorer.layout = "plain"
+        assert plain.open().scorer.layout == "plain"
+        close(train(plain), train(tiny_policy), tiny_policy)
+
+    def test_dropout_of_the_configuration(self) -> None:
+        """It would draw from ambient randomness: one seed would give many outcomes."""
+        noisy = make_local("gpt2", resid_pdrop=0.4, embd_pdrop=0.4, attn_pdrop=0.4)
+        calm = make_local("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        assert torch.equal(flat(train(noisy)), flat(train(calm)))
+
+    def test_the_seed_decides(self, tiny_policy: Local) -> None:
+        first, again, other = (train(tiny_policy, run=Run(seed=seed)) for seed in (1, 1, 2))
+        assert same_weights(first, again)
+        assert not same_weights(first, other)
+
+    def test_two_precisions_in_one_process(self, tiny_policy: Local) -> None:
+        """Accelerate keeps its state for the whole process; an arm in bfloat16 may follow one in float32."""
+        plain = train(tiny_policy)
+        half = train(tiny_policy, bf16=True)
+        assert same_weights(train(tiny_policy), plain)
+        assert not same_weights(half, plain)
+        assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+        moved = (flat(plain) - flat(tiny_policy)).norm()
+        assert (flat(half) - flat(plain)).norm() < 0.5 * moved
+
+
+class TestResume:
+    def test_an_interrupted_run_ends_with_the_same_bits(self, tiny_policy: Local, tmp_path: Path) -> None:
+        settings = {"max_steps": 9, "per_device_train_batch_size": 4, "save_steps": 2, "logging_steps": 3}
+        whole, first, second = Notes(), Notes(stop_at=5), Notes()
+        wanted = train(tiny_policy, run=Run(log=whole), **settings)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_policy, run=Run(work=tmp_path, log=first), **settings)
+        resumed = train(tiny_policy, run=Run(work=tmp_path, resume=True, log=second), **settings)
+        assert second.said == ["  resuming at step 4 of 9"]
+        assert same_weights(resumed, wanted)
+        timeless = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in whole.rows]
+        assert [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in second.rows] == timeless[1:]
+        assert list(tmp_path.iterdir()) == []  # nothing is kept of a run that is done
+
+    def test_without_resume_a_checkpoint_is_not_taken_up(self, tiny_policy: Local, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_policy, run=Run(work=tmp_path, log=Notes(stop_at=3)), save_steps=1)
+        assert same_weights(train(tiny_policy, run=Run(work=tmp_path)), train(tiny_policy))
+
+    def test_kill_9_then_resume(self, tiny_policy: Local, tmp_path: Path) -> None:
+        """A real process, killed while it saves at every step, and taken up by this one."""
+        script = (
+            "import time; from pathlib import Path; from test_fit import *\n"
+            "class Slow(Notes):\n"
+            "    def progress(self, stage, done, total, note=''):\n"
+            "        print(f'step {done:.0f}', flush=True); time.sleep(0.03)\n"
+            f"train(make_local(), run=Run(work=Path({str(tmp_path)!r}), log=Slow()), save_steps=1, max_steps=30)\n"
+        )
+        here = Path(__file__).parent
+        paths = os.pathsep.join([str(here), str(here.parent), str(here.parent.parent)])
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        assert child.stdout is not None
+        assert child.stderr is not None
+        with child.stdout, child.stderr:
+            seen = next((line for line in child.stdout if line.startswith("step 7")), None)
+            child.send_signal(signal.SIGKILL)
+            assert seen is not None, child.stderr.read()
+        assert child.wait() == -signal.SIGKILL
+        notes = Notes()
+        resumed = train(tiny_policy, run=Run(work=tmp_path, resume=True, log=notes), save_steps=1, max_steps=30)
+        assert 7 <= int(notes.said[0].split()[3]) < 30
+        assert same_weights(resumed, train(tiny_policy, max_steps=30))
+        assert list(tmp_path.iterdir()) == []  # a half-written temporary file of the killed process is gone too
+
+    @pytest.mark.parametrize("damage", ["noise", "cut", "other"])
+    def test_a_damaged_checkpoint_says_what_to_do(self, damage: str, tiny_policy: Local, tmp_path: Path) -> None:
+        donor = make_local(hidden_size=16) if damage == "other" else tiny_policy
+        with pytest.raises(KeyboardInterrupt):
+            train(donor, run=Run(work=tmp_path, log=Notes(stop_at=2)), save_steps=1)
+        file = tmp_path / "checkpoint" / "state.safetensors"
+        whole = file.read_bytes()
+        if damage != "other":
+            file.write_bytes(b"\x07" * 500 if damage == "noise" else whole[: len(whole) // 2])
+        with pytest.raises(RunError, match=r"state\.safetensors: the checkpoint cannot be read .* Delete it"):
+            train(tiny_policy, run=Run(work=tmp_path, resume=True))
+        assert file.exists()
+
+
+class TestStops:
+    def test_a_loss_that_is_nan(self, tiny_policy: Local, tmp_path: Path) -> None:
+        calls = []
+
+        def loss(scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+            calls.append(1)
+            return -scores.sums * (torch.nan if len(calls) > 2 else 1.0), {}
+
+        with pytest.raises(RunError, match="step 3: loss or gradient is not finite"):
+            train(tiny_policy, run=Run(work=tmp_path), loss=loss, save_steps=1)
+        assert all(torch.isfinite(p).all() for p in tiny_policy.model.parameters())
+
+    def test_a_loss_that_is_nan_with_a_sound_gradient(self, tiny_policy: Local) -> None:
+        with pytest.raises(RunError, match="step 1: loss or gradient"):
+            train(tiny_policy, loss=lambda scores, numbers: (-scores.sums + torch.tensor(torch.nan), {}))
+
+    def test_a_gradient_that_overflows(self, tiny_policy: Local) -> None:
+        with pytest.raises(RunError, match="step 1: loss or gradient"):
+            train(tiny_policy, loss=lambda scores, numbers: ((-scores.sums).exp() * 1e38, {}))
+
+    def test_no_examples(self, tiny_policy: Local) -> None:
+        for steps in (-1, 5):
+            with pytest.raises(InputError, match="nothing to train on"):
+                train(tiny_policy, [], [], max_steps=steps)
+
+    def test_no_steps_give_the_base(self, tiny_policy: Local) -> None:
+        assert train(tiny_policy, max_steps=0) is tiny_policy
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "constant"])
+def test_the_schedule_in_closed_form(shape: str, tiny_policy: Local, notes: Notes) -> None:
+    """Ten steps, two of them warm-up: a third, two thirds, the peak, then down in eight equal parts."""
+    settings = {"lr_scheduler_type": shape, "warmup_ratio": 0.2, "max_steps": 10, "learning_rate": 3e-4}
+    train(tiny_policy, run=Run(log=notes), per_device_train_batch_size=1, **settings)
+    down = [(8 - k) / 8 for k in range(8)]
+    shapes = {
+        "linear": down,
+        "cosine": [(1 + math.cos(math.pi * (1 - x))) / 2 for x in down],
+        "constant": [1.0] * 8,
+    }
+    assert notes.series("learning_rate") == pytest.approx([3e-4 * x for x in [1 / 3, 2 / 3, *shapes[shape]]])
+
+
+def test_the_schedule_at_its_edges() -> None:
+    plain = Training(learning_rate=1.0, warmup_ratio=0.0)
+    assert [learning_rate(plain, k, 4) for k in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert learning_rate(plain, 0, 1) == 1.0
+    all_warm = Training(learning_rate=1.0, warmup_ratio=1.0)
+    assert [learning_rate(all_warm, k, 3) for k in range(3)] == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 4), (2, 8), (0.5, 2), (1.1, 5)])
+def test_epochs(epochs: float, steps: int, tiny_policy: Local, notes: Notes) -> None:
+    """13 examples in steps of 4: four steps, the last of one example; every epoch sees each example once."""
+    seen: list[int] = []
+
+    def loss(scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        seen.extend(numbers)
+        return likelihood(scores, numbers)
+
+    settings = {"max_steps": -1, "num_train_epochs": epochs, "per_device_train_batch_size": 4}
+    train(tiny_policy, TREES[:13], LENGTHS[:13], Run(log=notes), loss, **settings)
+    assert notes.rows[-1]["step"] == steps
+    for first in range(0, len(seen) - 12, 13):
+        assert sorted(seen[first : first + 13]) == list(range(13))
+    if epochs == 2:
+        assert seen[:13] != seen[13:]
+        assert set(Counter(seen).values()) == {2}
+
+
+class TestUpdate:
+    def gradients(self, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+        """The gradient of every step, as the loop clips it."""
+        found: list[torch.Tensor] = []
+        inner = torch.nn.utils.clip_grad_norm_
+
+        def spy(parameters: Any, most: float) -> torch.Tensor:
+            parameters = list(parameters)
+            found.append(torch.cat([p.grad.flatten().clone() for p in parameters]))
+            return inner(parameters, most)
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+        return found
+
+    @pytest.mark.parametrize("weights", ["tokens", "examples"])
+    def test_the_gradient_is_that_of_the_mean_over_the_whole_step(
+        self, weights: str, tiny_policy: Local, monkeypatch: pytest.MonkeyPatch, notes: Notes
+    ) -> None:
+        """Brute force: every sequence alone, one sum, one division by all tokens (or examples) of the step."""
+        found = self.gradients(monkeypatch)
+        norms = LENGTHS if weights == "tokens" else [1.0] * 16
+        settings = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+        train(tiny_policy, TREES, norms, Run(log=notes), tokens_per_batch=50, **settings)
+        model = make_model("llama")
+        loss = -score_plain(model, TREES).tokens.sum() / sum(norms)
+        expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+        assert (found[0] - expected).norm() < 1e-4 * expected.norm()
+        assert notes.rows[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert notes.rows[0]["grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
+        assert notes.rows[0]["num_tokens"] == sum(tree.size for tree in TREES)
+
+    def test_weight_decay_shrinks_matrices_and_nothing_else(self) -> None:
+        """No gradient: AdamW leaves ``(1 - rate * decay) ** steps`` of a matrix, and all of a vector."""
+        base = make_local("qwen2")
+        done = train(
+            base,
+            loss=lambda scores, numbers: (0 * scores.sums, {}),
+            weight_decay=0.5,
+            learning_rate=0.1,
+            lr_scheduler_type="constant",
+            max_steps=3,
+        )
+        for before, after in zip(base.model.parameters(), done.model.parameters(), strict=True):
+            factor = (1 - 0.1 * 0.5) ** 3 if before.ndim > 1 else 1.0
+            torch.testing.assert_close(after, before * factor)
+
+    def test_the_first_step_is_adams_closed_form(self, tiny_policy: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After one step the moments cancel: every parameter moves by ``rate * g / (|g| + eps)``."""
+        found = self.gradients(monkeypatch)
+        done = train(tiny_policy, max_steps=1, max_grad_norm=0.0, learning_rate=1e-3, per_device_train_batch_size=16)
+        gradient = found[0].double()
+        expected = flat(tiny_policy) - 1e-3 * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(flat(done), expected, rtol=0, atol=1e-6)
+
+    def test_clipping_bounds_the_norm(self, tiny_policy: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+        after: list[float] = []
+        inner = torch.optim.AdamW.step
+
+        def spy(self: Any, *given: Any) -> Any:
+            grads = [p.grad for group in self.param_groups for p in group["params"]]
+            after.append(float(torch.cat([g.flatten() for g in grads]).norm()))
+            return inner(self, *given)
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+        train(tiny_policy, max_grad_norm=0.01, max_steps=1)
+        train(tiny_policy, max_grad_norm=0.0, max_steps=1)
+        assert after[0] == pytest.approx(0.01, rel=1e-3)
+        assert after[1] > 0.5
+
+
+class TestHeldOut:
+    def test_the_split_is_the_seeds(self) -> None:
+        train_part, held = split(20, 0.25, Run(seed=3))
+        assert (train_part, held) == split(20, 0.25, Run(seed=3))
+        assert held != split(20, 0.25, Run(seed=4))[1]
+        assert len(held) == 5
+        assert sorted(train_part + held) == list(range(20))
+        assert split(7, 0.0, Run()) == (list(range(7)), [])
+
+    def test_what_is_held_out_is_scored_and_never_trained_on(self, tiny_policy: Local, notes: Notes) -> None:
+        _, held = split(16, 0.25, Run())
+        settings = {"eval_fraction": 0.25, "eval_steps": 2, "max_steps": 5, "tokens_per_batch": 40}
+        done = train(tiny_policy, run=Run(log=notes), **settings)
+        rows = [row for row in notes.rows if "eval_loss" in row]
+        assert [row["step"] for row in rows] == [2, 4, 5]
+        with torch.no_grad():
+            scores = score_plain(done.model, [TREES[i] for i in held])
+        assert rows[-1]["eval_loss"] == pytest.approx(float(-scores.tokens.mean()), rel=1e-5)
+        assert rows[-1]["eval_logps/chosen"] == pytest.approx(float(scores.sums.mean()), rel=1e-5)
+        # Other held-out replies, the same training: they are no part of it.
+        other = list(TREES)
+        for i in held:
+            other[i] = Tree(TREES[i].prompt, (tuple(reversed(TREES[i].replies[0])),))
+        assert same_weights(train(tiny_policy, other, **settings), done)
