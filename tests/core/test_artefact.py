@@ -17,6 +17,7 @@ from truing.core.method import build
 from truing.core.policy import Sampling, user
 from truing.core.rng import Rng
 from truing.core.run import Run
+from truing.methods._saved import _judge
 from truing.models.local import Local
 
 JUDGE = """
@@ -40,7 +41,8 @@ def test_a_folder_is_whole_when_it_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "raised"), [(OSError("no space"), RunError), (ValueError("x"), ValueError), (KeyboardInterrupt(), KeyboardInterrupt)]
+    ("error", "raised"),
+    [(OSError("no space"), RunError), (ValueError("x"), ValueError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
 def test_a_failing_write_leaves_nothing(error: BaseException, raised: type[BaseException], tmp_path: Path) -> None:
     def fill(folder: Path) -> None:
@@ -94,7 +96,7 @@ class TestWrapped:
 
     def test_a_judge_and_a_wrapper_in_a_wrapper_come_back(self, tiny_policy: Local, tmp_path: Path) -> None:
         (tmp_path / "judge.py").write_text(JUDGE, encoding="utf-8")
-        judge = truing.methods._saved._judge(f"python:{tmp_path}/judge.py:long")  # type: ignore[attr-defined] # private
+        judge = _judge(f"python:{tmp_path}/judge.py:long")
         inner = build("prompt/exemplars", shots=1)(tiny_policy, Evidence(), Run())
         outer = build("rerank/best_of_n", n=3)(inner, Evidence(judge=judge), Run())
         save_policy(outer, tmp_path / "arm")
@@ -117,7 +119,9 @@ class TestWrapped:
 
     def test_another_model_under_that_name_is_refused(self, tmp_path: Path) -> None:
         save_policy(make_local(), tmp_path / "model")
-        save_policy(build("prompt/exemplars")(truing.load(str(tmp_path / "model")), Evidence(), Run()), tmp_path / "arm")
+        save_policy(
+            build("prompt/exemplars")(truing.load(str(tmp_path / "model")), Evidence(), Run()), tmp_path / "arm"
+        )
         (tmp_path / "model").rename(tmp_path / "old")
         save_policy(make_local(seed=1), tmp_path / "model")
         with pytest.raises(InputError, match="was saved around another"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,19 @@ def test_six_different_faults_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_recipe_without_faults_has_none_and_is_checked(tmp_path: Path) -> None:
-    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 2, encoding="utf-8")
+    rows = "".join(json.dumps(row) + "\n" for row in PAIRS)
+    (tmp_path / "pairs.jsonl").write_text(rows, encoding="utf-8")
     recipe = read(tmp_path, f"model: m\ndata: {{pairs: {tmp_path}/pairs.jsonl}}\narms: {{dpo: [preference/dpo]}}\n")
     assert recipe.faults == ()
     lines = pipeline.check(recipe).lines
     assert "arms: dpo" in lines
-    assert any(line.startswith("data: 2 pairs") for line in lines)
+    assert any(line.startswith("data: 3 pairs") for line in lines)
 
 
 def test_a_sweep_becomes_points_of_one_curve() -> None:
-    recipe = made(arms={"dpo": [{"preference/dpo": {"beta": [0.1, 0.03], "learning_rate": 1e-3}}], "ipo": "preference/ipo"})
+    recipe = made(
+        arms={"dpo": [{"preference/dpo": {"beta": [0.1, 0.03], "learning_rate": 1e-3}}], "ipo": "preference/ipo"}
+    )
     assert told(recipe) == []
     assert [(p.name, p.curve, p.dial) for p in recipe.points] == [
         ("dpo/beta=0.1", "dpo", ("beta", 0.1)),
@@ -91,7 +95,9 @@ def test_only_one_field_of_an_arm_is_swept_and_only_over_numbers() -> None:
     two = made(arms={"a": [{"preference/dpo": {"beta": [0.1, 0.2], "learning_rate": [1e-3, 1e-4]}}]})
     assert "arms.a: sweeps 2 fields. Give one list; write a second arm for another." in told(two)
     words = made(arms={"a": [{"preference/dpo": {"beta": ["x", True]}}]})
-    assert {"arms.a[0]: beta sweeps 'x'. Sweep numbers.", "arms.a[0]: beta sweeps True. Sweep numbers."} <= set(told(words))
+    assert {"arms.a[0]: beta sweeps 'x'. Sweep numbers.", "arms.a[0]: beta sweeps True. Sweep numbers."} <= set(
+        told(words)
+    )
 
 
 def test_a_fault_of_every_point_of_a_sweep_is_told_once() -> None:
@@ -108,7 +114,9 @@ def test_a_fault_of_one_point_of_a_sweep_is_told() -> None:
 @pytest.mark.parametrize("twice", [{"a/beta=0.1": ["preference/ipo"]}, {"base": ["preference/ipo"]}])
 def test_names_of_arms_are_their_own(twice: dict[str, Any]) -> None:
     recipe = made(arms={"a": [{"preference/dpo": {"beta": [0.1]}}], **twice})
-    assert told(recipe) == [f"arms.{next(iter(twice))}: {next(iter(twice))!r} is there twice. Give every arm its own name."]
+    assert told(recipe) == [
+        f"arms.{next(iter(twice))}: {next(iter(twice))!r} is there twice. Give every arm its own name."
+    ]
 
 
 def merging(source: str) -> dict[str, Any]:
@@ -143,9 +151,7 @@ def test_a_merge_without_donors_is_refused() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("first", "given"), [("rerank/best_of_n", "a Policy"), ("prompt/exemplars", "a Scorable")]
-)
+@pytest.mark.parametrize(("first", "given"), [("rerank/best_of_n", "a Policy"), ("prompt/exemplars", "a Scorable")])
 def test_what_needs_weights_cannot_follow_what_hides_them(first: str, given: str) -> None:
     arm = {"donors": {"tuned": "some/model"}, "steps": [first, "merge/linear"]}
     assert told(made(judge="constraints", arms={"a": arm})) == [
@@ -158,7 +164,8 @@ def test_what_needs_weights_cannot_follow_what_hides_them(first: str, given: str
 
 def test_an_endpoint_has_no_weights_to_train() -> None:
     assert told(made(model="https://host/v1#x", arms={"a": ["preference/dpo"]})) == [
-        "arms.a[0]: preference/dpo needs an Editable policy, but the model gives only a Policy. Give a model with weights."
+        "arms.a[0]: preference/dpo needs an Editable policy, but the model gives only a Policy. "
+        "Give a model with weights."
     ]
 
 
@@ -168,9 +175,7 @@ def test_what_a_step_writes_the_next_may_read() -> None:
     shared = {"steps": arms["a"][:1], "arms": {"a": arms["a"][1:]}}
     assert told(parse({"model": "m", "data": {"prompts": "p"}, "judge": "constraints", **shared}, name="r")) == []
     lacking = parse({"model": "m", "data": {"prompts": "p"}, "arms": arms}, name="r")
-    assert told(lacking) == [
-        "arms.a[0]: synthesize/best_and_worst reads judge, and nothing gives any. Add 'judge:'."
-    ]
+    assert told(lacking) == ["arms.a[0]: synthesize/best_and_worst reads judge, and nothing gives any. Add 'judge:'."]
 
 
 def test_steps_without_arms_are_one_arm() -> None:

@@ -20,7 +20,9 @@ def test_a_path_is_its_parts(first: list[object], second: list[object]) -> None:
     assert Rng(1).child(*first).child(*second) == Rng(1).child(*first, *second)
 
 
-@given(st.lists(st.text(alphabet="ab/", max_size=3), max_size=3), st.lists(st.text(alphabet="ab/", max_size=3), max_size=3))
+@given(
+    st.lists(st.text(alphabet="ab/", max_size=3), max_size=3), st.lists(st.text(alphabet="ab/", max_size=3), max_size=3)
+)
 def test_other_names_are_other_streams(first: list[str], second: list[str]) -> None:
     """Also where the letters are the same and only the cuts between names differ."""
     assert (Rng(0).child(*first).integer() == Rng(0).child(*second).integer()) == (first == second)
@@ -42,7 +44,7 @@ def test_a_stream_is_the_same_whatever_was_drawn_before() -> None:
 
 def test_integers_are_small_enough_for_every_generator() -> None:
     drawn = [Rng(0).child(k).integer() for k in range(2000)]
-    assert 0 <= min(drawn)
+    assert min(drawn) >= 0
     assert max(drawn) < 2**63
     assert abs(np.mean(drawn) / 2**62 - 1) < 0.06
 

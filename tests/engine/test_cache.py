@@ -120,11 +120,14 @@ class TestDraws:
     ) -> None:
         self.ask(tiny_policy, tmp_path)
         others: list[dict[str, Any]] = [
-            {"n": 2}, {"rng": Rng(1).child("here")}, {"rng": Rng(0).child("there")},
-            *({"sampling": replace(SAMPLING, **change)} for change in (
-                {"max_new_tokens": 5}, {"temperature": 0.5}, {"top_p": 0.5}, {"top_k": 3}, {"min_p": 0.1}, {"stop": ("e",)}
-            )),
-        ]  # fmt: skip
+            {"n": 2},
+            {"rng": Rng(1).child("here")},
+            {"rng": Rng(0).child("there")},
+        ]
+        changes: dict[str, Any] = {
+            "max_new_tokens": 5, "temperature": 0.5, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "stop": ("e",),
+        }  # fmt: skip
+        others += [{"sampling": replace(SAMPLING, **{name: value})} for name, value in changes.items()]
         for number, other in enumerate(others):
             assert self.ask(tiny_policy, tmp_path, **other) == self.ask(tiny_policy, None, **other)
             assert len(list((tmp_path / "draws").iterdir())) == number + 2
@@ -148,7 +151,9 @@ class TestKeys:
         """Two policies with one fingerprint answer alike, so more than the weights must be in it."""
         makers: dict[str, Callable[[], Local]] = {
             "config": lambda: make_local("mistral", sliding_window=5),
-            "template": lambda: make_local("mistral", template="{% for m in messages %}{{ m.content }}<end>{% endfor %}"),
+            "template": lambda: make_local(
+                "mistral", template="{% for m in messages %}{{ m.content }}<end>{% endfor %}"
+            ),
         }
 
         def stopping() -> Local:

@@ -32,6 +32,10 @@ def draw(model: Any, prompts: Any, *, n: int = 3, rows: int = 192, stop: frozens
     return Sampler(model, stop, letters, rows)(prompts, n=n, sampling=sampling, rng=Rng(3))
 
 
+def flat(drawn: list[list[Draw]]) -> list[Draw]:
+    return [one for row in drawn for one in row]
+
+
 def agree(model: Any, prompts: Any, drawn: list[list[Draw]], atol: float = 1e-4) -> None:
     """Every draw's log-probabilities are those that the plain forward pass gives its tokens."""
     for prompt, row in zip(prompts, drawn, strict=True):
@@ -183,7 +187,7 @@ def test_zero_never_draws_what_cannot_be() -> None:
 def test_stop_ids_end_a_draw_and_stay_in_its_tokens(tiny_model: Callable[[str], Any]) -> None:
     model = tiny_model("llama")
     free, bound = (draw(model, SHORT, n=4, stop=stop) for stop in (frozenset(), frozenset(range(40))))
-    for long, short in zip(sum(free, []), sum(bound, []), strict=True):
+    for long, short in zip(flat(free), flat(bound), strict=True):
         at = next((i for i, token in enumerate(long.token_ids) if token < 40), None)
         if at is None:
             assert short == long
@@ -198,10 +202,10 @@ def test_stop_ids_end_a_draw_and_stay_in_its_tokens(tiny_model: Callable[[str], 
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_stop_texts_end_a_draw_and_are_cut_off(width: int, tiny_model: Callable[[str], Any]) -> None:
     model = tiny_model("llama")
-    free = sum(draw(model, SHORT, n=4, stop=frozenset()), [])
+    free = flat(draw(model, SHORT, n=4, stop=frozenset()))
     stop = free[5].text[6 : 6 + width]
     sampling = Sampling(max_new_tokens=14, stop=("never", stop))
-    bound = sum(Sampler(model, frozenset(), letters)(SHORT, n=4, sampling=sampling, rng=Rng(3)), [])
+    bound = flat(Sampler(model, frozenset(), letters)(SHORT, n=4, sampling=sampling, rng=Rng(3)))
     assert bound[5].finish == "stop"
     for long, short in zip(free, bound, strict=True):
         at = long.text.find(stop)

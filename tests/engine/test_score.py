@@ -90,9 +90,7 @@ def test_half_precision_is_summed_in_float32(tiny_model: Callable[[str], Any]) -
     assert 1e-4 < (packed.tokens - wide.tokens).abs().max() < 0.5
 
 
-def test_the_size_of_a_chunk_changes_nothing(
-    tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_size_of_a_chunk_changes_nothing(tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, trees = tiny_model("gemma2"), random_trees(8, 6)
     whole = score_packed(model, trees)
     expected = gradient(model, whole)

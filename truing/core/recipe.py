@@ -132,15 +132,12 @@ def parse(raw: Mapping[str, Any], *, name: str) -> Recipe:
     data = reader.get("data", dict, {})
     known = FIELDS - {"judge"}
     faults += [
-        Fault(f"data.{key}", "is no kind of evidence", did_you_mean(str(key), known)) for key in data if key not in known
+        Fault(f"data.{key}", "is no kind of evidence", did_you_mean(str(key), known))
+        for key in data
+        if key not in known
     ]
     evaluate = reader.get("evaluate", dict, {})
-    odd = [key for key in evaluate if key not in EVALUATE]
-    faults += [Fault(f"evaluate.{key}", "is not known", did_you_mean(str(key), EVALUATE)) for key in odd]
-    if not isinstance(evaluate.get("draws", 4), int) or evaluate.get("draws", 4) < 1:
-        faults.append(
-            Fault("evaluate.draws", f"is {evaluate['draws']!r}", "Give a number of replies a prompt, 1 or more.")
-        )
+    faults += _evaluate_faults(evaluate)
     given = reader.get("sampling", dict, {})
     wrong = field_faults(Sampling, given, "sampling")
     faults += wrong
@@ -164,6 +161,19 @@ def parse(raw: Mapping[str, Any], *, name: str) -> Recipe:
         raw=dict(raw),
     )
     return Recipe(**{**vars(recipe), "faults": (*faults, *chain_faults(recipe))})
+
+
+def _evaluate_faults(evaluate: Mapping[Any, Any]) -> list[Fault]:
+    """What is wrong with ``evaluate``; a limit may be left open, a number of draws may not."""
+    odd = [key for key in evaluate if key not in EVALUATE]
+    faults = [Fault(f"evaluate.{key}", "is not known", did_you_mean(str(key), EVALUATE)) for key in odd]
+    for key, what in (("draws", "replies a prompt"), ("limit", "prompts")):
+        value = evaluate.get(key, EVALUATE[key])
+        if value is None and EVALUATE[key] is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            faults.append(Fault(f"evaluate.{key}", f"is {value!r}", f"Give a number of {what}, 1 or more."))
+    return faults
 
 
 @dataclass
@@ -201,6 +211,8 @@ class _Reader:
             place = f"arms.{name}"
             steps, donors = (arm.get("steps"), arm.get("donors") or {}) if isinstance(arm, dict) else (arm, {})
             steps = steps if isinstance(steps, list) else [steps]
+            if not steps:
+                self.faults.append(Fault(place, "has no steps", "Give at least one, e.g. 'preference/dpo'."))
             chain = [self.step(value, f"{place}[{i}]") for i, value in enumerate(steps)]
             keys = ("steps", "donors")
             odd = [key for key in arm if key not in keys] if isinstance(arm, dict) else []

@@ -130,7 +130,8 @@ class _Session:
         if not prompts:
             return
         if self.plain:
-            return self._without_cache(rows)
+            self._without_cache(rows)
+            return
         rests = [self.prompts[i][self.trunk :] for i in prompts]
         longest = max(map(len, rests))
         ids = [[*rest, *rest[-1:] * (longest - len(rest))] for rest in rests]

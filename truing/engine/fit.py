@@ -201,8 +201,8 @@ class _Loop:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
         if not (torch.isfinite(norm) and math.isfinite(self.sums["loss"])):
             raise RunError(
-                f"step {self.step + 1}: loss or gradient is not finite ({self.sums['loss']}, {float(norm)}); nothing was saved "
-                "from this step. Lower learning_rate, or look at the examples of this step with 'truing check'."
+                f"step {self.step + 1}: loss or gradient is not finite ({self.sums['loss']}, {float(norm)}); nothing "
+                "was saved from this step. Lower learning_rate, or look at the examples of this step with 'truing check'."
             )
         rate = learning_rate(self.settings, self.step, self.total)
         for group in self.optimiser.param_groups:

@@ -48,7 +48,7 @@ class Local(Editable):
         sha = hashlib.sha256()
         config = self.model.config.get_text_config()
         shown = {name: getattr(config, name) for name in CONFIGURED if getattr(config, name, None) is not None}
-        sha.update(json.dumps([shown, sorted(self.stop_ids)], sort_keys=True, default=str).encode())
+        sha.update(json.dumps([shown, sorted(self._configured_stops)], sort_keys=True, default=str).encode())
         for name, tensor in sorted({**self.weights(), **dict(self.model.named_buffers())}.items()):
             sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -59,9 +59,13 @@ class Local(Editable):
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end a reply: the template's and the generation config's."""
+        return self.template.stop_ids | self._configured_stops
+
+    @property
+    def _configured_stops(self) -> frozenset[int]:
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         listed = configured if isinstance(configured, list) else [configured]
-        return self.template.stop_ids | {int(i) for i in listed if i is not None}
+        return frozenset(int(i) for i in listed if i is not None)
 
     def sample(self, chats: Sequence[Chat], *, n: int, sampling: Sampling, rng: Rng) -> list[list[Draw]]:
         from dataclasses import replace

@@ -120,7 +120,11 @@ def _read(
     if split and not inputs.prompts:
         other = load(kind, {**given, **share, "side": "held_out"}, place=f"data.{name}")
         inputs.prompts = list(dict.fromkeys(prompt_of(row) for row in other.rows))[: _limit(recipe)]
-        inputs.notes.append(f"{HELD_OUT:.0%} of the prompts of {name} are held out, and evaluated on")
+        inputs.digests["evaluate"] = other.digest
+        if inputs.prompts:
+            inputs.notes.append(f"{HELD_OUT:.0%} of the prompts of {name} are held out, and evaluated on")
+        else:
+            inputs.notes.append(f"{name} has too few prompts to hold any out; name some under evaluate.prompts")
 
 
 def _held_out(inputs: Inputs, recipe: Recipe) -> None:

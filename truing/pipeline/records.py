@@ -73,7 +73,7 @@ class Record:
             if old.get("status") == "finished":
                 return True
         ledgers = {name: ledger.to_json() for name, ledger in inputs.ledgers.items()}
-        sources = {**recipe.data, "evaluate": recipe.evaluate.get("prompts")}
+        sources = {**recipe.data, "evaluate": recipe.evaluate.get("prompts") or "held out"}
         self.facts = {
             "name": recipe.name,
             "recipe": asked,

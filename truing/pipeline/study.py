@@ -160,7 +160,7 @@ class Study:
             spent = Spent(seconds=round(seconds, 3), memory_bytes=peak.bytes, trained_parameters=trained)
             write_text(spent_file, json.dumps(vars(spent)))
             save_policy(policy, folder)
-            write_card(folder, self.recipe, point)
+        write_card(folder, self.recipe, point)  # also where a run stopped between the artefact and its card
         self.measured(point, policy, spent, training if training.exists() else None)
 
     def donor(self, source: str) -> Policy:

@@ -126,8 +126,8 @@ def test_bfloat16_is_added_up_in_float32() -> None:
 def test_bfloat16_is_rounded_once() -> None:
     base, donors = random_bag(0, torch.bfloat16), [random_bag(1 + k, torch.bfloat16) for k in range(3)]
     merged = merge(base, *donors, weight=0.7)
-    exact = merge(Bag(**{k: v.double() for k, v in base.tensors.items()}),
-                  *(Bag(**{k: v.double() for k, v in donor.tensors.items()}) for donor in donors), weight=0.7)  # fmt: skip
+    wide = [Bag(**{name: tensor.double() for name, tensor in bag.tensors.items()}) for bag in (base, *donors)]
+    exact = merge(*wide, weight=0.7)
     for name, tensor in merged.items():
         assert torch.equal(tensor, exact[name].to(torch.bfloat16))
 
@@ -177,7 +177,7 @@ class TestRefused:
 
     def test_a_policy_without_weights(self) -> None:
         class Closed(Policy):
-            sample, save, fingerprint = Bag.sample, Bag.save, Bag.fingerprint  # type: ignore[assignment]  # borrowed
+            sample, save, fingerprint = Bag.sample, Bag.save, Bag.fingerprint
 
         with pytest.raises(InputError, match=r"donors\.donor0: has no weights"):
             merge(self.BASE, Closed(), weight=0.5)

@@ -93,7 +93,9 @@ def test_beta_is_positive(beta: float) -> None:
 
 
 class TestOnASmallModel:
-    METHOD = DPO(learning_rate=3e-3, max_steps=12, per_device_train_batch_size=4, logging_steps=1, lr_scheduler_type="constant")
+    METHOD = DPO(
+        learning_rate=3e-3, max_steps=12, per_device_train_batch_size=4, logging_steps=1, lr_scheduler_type="constant"
+    )
 
     def test_it_begins_at_log_2_with_ties_and_ends_right(self, tiny_policy: Local, notes: Notes) -> None:
         tuned = self.METHOD(tiny_policy, Evidence(pairs=PAIRS), Run(log=notes))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from truing.core.errors import InputError
 from truing.core.evidence import Evidence
-from truing.core.policy import Chat, Draw, Sampling, Scorable, user
+from truing.core.policy import Chat, Policy, Sampling, Scorable, user
 from truing.core.rng import Rng
 from truing.core.run import Run
 from truing.judges.function import FunctionJudge
@@ -31,8 +31,8 @@ def worth(chats: Sequence[Chat], replies: Sequence[str]) -> list[float]:
     return [WORTH[reply] for reply in replies]
 
 
-def best(n: int, base: Tabular = TABLE) -> BestOfN:
-    return BestOfN(n=n)(base, Evidence(judge=FunctionJudge(worth)), Run())  # type: ignore[return-value]
+def best(n: int) -> Policy:
+    return BestOfN(n=n)(TABLE, Evidence(judge=FunctionJudge(worth)), Run())
 
 
 def by_subsets(scores: Sequence[float], n: int) -> list[float]:
@@ -120,7 +120,6 @@ class TestSampling:
 
     def test_ties_fall_both_ways(self) -> None:
         """Equal scores: the first of a pool is not favoured."""
-        tied: list[Draw] = []
         judge = FunctionJudge(lambda chats, replies: [0.0] * len(replies))
         even = Tabular((CHAT,), ("x", "y"), torch.zeros(1, 2))
         policy = BestOfN(n=2)(even, Evidence(judge=judge), Run())

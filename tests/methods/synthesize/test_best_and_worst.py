@@ -82,7 +82,7 @@ class TestProposing:
         low = sorted(scores)
         wanted = [(high, least) for high, least in zip(low[::-1], low, strict=True) if high > least][:count]
         of = dict(zip(draws, scores, strict=True))
-        assert [(of[pair.chosen], of[pair.rejected]) for pair in pairs] == wanted  # type: ignore[index]  # they are draws
+        assert [(of[pair.chosen], of[pair.rejected]) for pair in pairs] == wanted
         assert [pair.margin for pair in pairs] == [high - least for high, least in wanted]
 
     def test_equal_scores_are_never_paired(self) -> None:
@@ -179,4 +179,4 @@ class TestRunning:
     @pytest.mark.parametrize("wrong", [{"draws": -1}, {"pairs_per_prompt": 0}, {"temperature": 0.0}])
     def test_settings_out_of_range(self, wrong: dict[str, float]) -> None:
         with pytest.raises(InputError, match=next(iter(wrong))):
-            BestAndWorst(**wrong)  # type: ignore[arg-type]  # that is the point
+            BestAndWorst(**wrong)

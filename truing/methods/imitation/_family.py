@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
@@ -28,6 +29,8 @@ class ImitationMethod(Training, Method[Editable, Editable]):
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
         if self.max_steps == 0:
             return base
+        if not evidence.demos:
+            raise bad(self.card.name, "has no demonstrations", "Give 'data.demos'.")
         trees = [base.encode(demo.prompt, (demo.reply,)) for demo in evidence.demos]
         # A mean over the tokens of the whole step, whatever the cut into micro-batches.
         weights = [float(len(tree.replies[0])) for tree in trees]

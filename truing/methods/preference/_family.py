@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
@@ -57,6 +58,8 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
         if self.max_steps == 0:
             return base
+        if not evidence.pairs:
+            raise bad(self.card.name, "has no pairs", "Give 'data.pairs', or put synthesize/best_and_worst before it.")
         trees = [base.encode(pair.prompt, (pair.chosen, pair.rejected)) for pair in evidence.pairs]
         reference = reference_logprobs(base, trees, run)
         sums = torch.stack([tokens.double().sum() for tokens in reference]).float().view(-1, 2)

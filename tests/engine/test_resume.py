@@ -1,0 +1,79 @@
+"""Stopped in the middle and taken up again: the same bits, or a message that says what to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fitting import train
+from tiny import Notes, make_local, same_weights
+
+from truing.core.errors import RunError
+from truing.core.run import Run
+from truing.models.local import Local
+
+
+class TestResume:
+    def test_an_interrupted_run_ends_with_the_same_bits(self, tiny_policy: Local, tmp_path: Path) -> None:
+        settings = {"max_steps": 9, "per_device_train_batch_size": 4, "save_steps": 2, "logging_steps": 3}
+        whole, first, second = Notes(), Notes(stop_at=5), Notes()
+        wanted = train(tiny_policy, run=Run(log=whole), **settings)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_policy, run=Run(work=tmp_path, log=first), **settings)
+        resumed = train(tiny_policy, run=Run(work=tmp_path, resume=True, log=second), **settings)
+        assert second.said == ["  resuming at step 4 of 9"]
+        assert same_weights(resumed, wanted)
+        timeless = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in whole.rows]
+        assert [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in second.rows] == timeless[1:]
+        assert list(tmp_path.iterdir()) == []  # nothing is kept of a run that is done
+
+    def test_without_resume_a_checkpoint_is_not_taken_up(self, tiny_policy: Local, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_policy, run=Run(work=tmp_path, log=Notes(stop_at=3)), save_steps=1)
+        assert same_weights(train(tiny_policy, run=Run(work=tmp_path)), train(tiny_policy))
+
+    def test_kill_9_then_resume(self, tiny_policy: Local, tmp_path: Path) -> None:
+        """A real process, killed while it saves at every step, and taken up by this one."""
+        script = (
+            "import time; from pathlib import Path; from tiny import *; from fitting import *\n"
+            "class Slow(Notes):\n"
+            "    def progress(self, stage, done, total, note=''):\n"
+            "        print(f'step {done:.0f}', flush=True); time.sleep(0.03)\n"
+            f"train(make_local(), run=Run(work=Path({str(tmp_path)!r}), log=Slow()), save_steps=1, max_steps=30)\n"
+        )
+        here = Path(__file__).parent
+        paths = os.pathsep.join([str(here), str(here.parent), str(here.parent.parent)])
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        assert child.stdout is not None
+        assert child.stderr is not None
+        with child.stdout, child.stderr:
+            seen = next((line for line in child.stdout if line.startswith("step 7")), None)
+            child.send_signal(signal.SIGKILL)
+            assert seen is not None, child.stderr.read()
+        assert child.wait() == -signal.SIGKILL
+        notes = Notes()
+        resumed = train(tiny_policy, run=Run(work=tmp_path, resume=True, log=notes), save_steps=1, max_steps=30)
+        assert 7 <= int(notes.said[0].split()[3]) < 30
+        assert same_weights(resumed, train(tiny_policy, max_steps=30))
+        assert list(tmp_path.iterdir()) == []  # a half-written temporary file of the killed process is gone too
+
+    @pytest.mark.parametrize("damage", ["noise", "cut", "other"])
+    def test_a_damaged_checkpoint_says_what_to_do(self, damage: str, tiny_policy: Local, tmp_path: Path) -> None:
+        donor = make_local(hidden_size=16) if damage == "other" else tiny_policy
+        with pytest.raises(KeyboardInterrupt):
+            train(donor, run=Run(work=tmp_path, log=Notes(stop_at=2)), save_steps=1)
+        file = tmp_path / "checkpoint" / "state.safetensors"
+        whole = file.read_bytes()
+        if damage != "other":
+            file.write_bytes(b"\x07" * 500 if damage == "noise" else whole[: len(whole) // 2])
+        with pytest.raises(RunError, match=r"state\.safetensors: the checkpoint cannot be read .* Delete it"):
+            train(tiny_policy, run=Run(work=tmp_path, resume=True))
+        assert file.exists()
