@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from tiny import make_local
 import truing
 from truing.core.artefact import WRAPPED, save_policy, write_folder, write_text
 from truing.core.errors import InputError, RunError
-from truing.core.evidence import Evidence
+from truing.core.evidence import Evidence, Judge
 from truing.core.method import build
-from truing.core.policy import Sampling, user
+from truing.core.policy import Chat, Sampling, user
 from truing.core.rng import Rng
 from truing.core.run import Run
 from truing.methods._saved import _judge
@@ -141,3 +142,17 @@ class TestWrapped:
         assert row["method"] == "prompt/exemplars"
         assert row["settings"] == {"shots": 2, "preamble": True}
         assert row["base"] == "base"
+
+    def test_a_judge_that_nothing_can_name_is_not_saved(self, tiny_policy: Local, tmp_path: Path) -> None:
+        """It would be lost without a word, and a best of three without a judge is a best of one."""
+
+        class Nameless(Judge):
+            name = "mine"
+
+            def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> list[float]:
+                return [0.0] * len(replies)
+
+        policy = build("rerank/best_of_n", n=3)(tiny_policy, Evidence(judge=Nameless()), Run())
+        with pytest.raises(InputError, match="nothing says how to make its judge 'mine' again"):
+            save_policy(policy, tmp_path / "arm")
+        assert list(tmp_path.iterdir()) == []

@@ -217,3 +217,22 @@ def test_what_many_gives_can_stand_in_a_loss(tiny_model: Callable[[str], Any]) -
     scale = torch.ones_like(reference, requires_grad=True)
     (scale * reference).sum().backward()
     assert torch.equal(scale.grad, reference)
+
+
+def test_a_wide_tree_is_cut_into_rows_and_scores_the_same(
+    tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight replies to a long prompt, with rows of 40 tokens: the prompt is read several times."""
+    model, wide = tiny_model("mistral"), Tree(tuple(range(10, 30)), tuple(tuple(range(k, k + 9)) for k in range(5, 13)))
+    inner, sizes = score.portions, []
+
+    def narrow(tree: Tree) -> list[list[int]]:
+        sizes.append(len(inner(tree, 40)))
+        return inner(tree, 40)
+
+    monkeypatch.setattr(score, "portions", narrow)
+    found = Scorer(model).many([*random_trees(0, 2), wide])
+    assert sizes[-1] == 4
+    with torch.no_grad():
+        plain = score_plain(model, [*random_trees(0, 2), wide])
+    torch.testing.assert_close(torch.cat(found), plain.tokens, rtol=0, atol=1e-5)

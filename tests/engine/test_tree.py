@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truing.core.policy import Tree
-from truing.engine.tree import Packed, batches, fill, pack
+from truing.engine.tree import Packed, arrange, batches, fill, pack, portions
 
 tokens = st.integers(4, 90)
 tree = st.builds(
@@ -125,3 +126,24 @@ def test_the_prompt_alone_predicts_the_first_target_of_every_reply() -> None:
     assert packed.targets.tolist() == [8, 9, 10, 11]
     assert packed.counts.tolist() == [1, 1, 0, 2]
     assert torch.equal(packed.position_ids, torch.tensor([[0, 1, 2, 3, 3, 3, 4]]))
+
+
+@settings(max_examples=80)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=12))
+def test_the_layout_wastes_less_than_one_tree_a_row(sizes: list[int]) -> None:
+    """What the token budget of a batch rests on."""
+    rows = arrange(sizes)
+    assert sorted(i for members in rows for i in members) == list(range(len(sizes)))
+    assert len(rows) * max(sum(sizes[i] for i in members) for members in rows) <= len(sizes) * max(sizes)
+
+
+@given(tree, st.integers(1, 30))
+def test_portions_keep_every_reply_in_order_and_fit_where_one_alone_does(one: Tree, row: int) -> None:
+    parts = portions(one, row)
+    assert [k for members in parts for k in members] == list(range(len(one.replies)))
+    for members in parts:
+        size = len(one.prompt) + sum(len(one.replies[k]) for k in members)
+        assert size <= row or len(members) == 1 or not any(len(one.replies[k]) for k in members[1:])
+    for left, right in pairwise(parts):  # no part begins in vain
+        size = len(one.prompt) + sum(len(one.replies[k]) for k in left)
+        assert size + len(one.replies[right[0]]) > row

@@ -202,7 +202,7 @@ class _Loop:
         if not (torch.isfinite(norm) and math.isfinite(self.sums["loss"])):
             raise RunError(
                 f"step {self.step + 1}: loss or gradient is not finite ({self.sums['loss']}, {float(norm)}); nothing "
-                "was saved from this step. Lower learning_rate, or look at the examples of this step with 'truing check'."
+                "was saved from this step. Lower learning_rate, or look at its examples with 'truing check'."
             )
         rate = learning_rate(self.settings, self.step, self.total)
         for group in self.optimiser.param_groups:
