@@ -18,7 +18,7 @@ from truing.core.method import build
 from truing.core.policy import Chat, Sampling, user
 from truing.core.rng import Rng
 from truing.core.run import Run
-from truing.methods._saved import _judge
+from truing.methods._saved import make_judge
 from truing.models.local import Local
 
 JUDGE = """
@@ -97,7 +97,7 @@ class TestWrapped:
 
     def test_a_judge_and_a_wrapper_in_a_wrapper_come_back(self, tiny_policy: Local, tmp_path: Path) -> None:
         (tmp_path / "judge.py").write_text(JUDGE, encoding="utf-8")
-        judge = _judge(f"python:{tmp_path}/judge.py:long")
+        judge = make_judge(f"python:{tmp_path}/judge.py:long")
         inner = build("prompt/exemplars", shots=1)(tiny_policy, Evidence(), Run())
         outer = build("rerank/best_of_n", n=3)(inner, Evidence(judge=judge), Run())
         save_policy(outer, tmp_path / "arm")

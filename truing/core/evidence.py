@@ -50,9 +50,11 @@ class Judge(ABC):
     Attributes:
         name: for tables and figures.
         spec: what a recipe would write to get it again; None where nothing could.
+        pairwise: whether it is asked which of two replies is better, and not for a number each.
     """
 
     name: str
+    pairwise: bool = False
     spec: object = None
 
     @abstractmethod

@@ -175,6 +175,10 @@ class Editable(Scorable):
     def encode(self, chat: Chat, replies: Sequence[Reply]) -> Tree:
         """The tokens of a prompt and its replies, each text reply with its end of turn."""
 
+    def encode_many(self, chats: Sequence[Chat], replies: Sequence[Sequence[Reply]]) -> list[Tree]:
+        """One tree a chat with its replies; where tokenising is cheaper in one call, it is one call."""
+        return [self.encode(chat, group) for chat, group in zip(chats, replies, strict=True)]
+
     @abstractmethod
     def open(self) -> Workbench:
         """A trainable copy."""

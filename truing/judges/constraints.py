@@ -126,7 +126,6 @@ class ConstraintJudge(Judge):
     """
 
     name = "constraints"
-    pairwise = False
 
     def __init__(self, constraints: Mapping[str, Sequence[Constraint | Mapping[str, object]]]) -> None:
         faults: list[Fault] = []

@@ -31,8 +31,6 @@ class FunctionJudge(Judge):
         InputError: no such file, module or function, or what is there cannot be called.
     """
 
-    pairwise = False
-
     def __init__(self, function: Scorer | str, *, name: str = "") -> None:
         found = load_function(function) if isinstance(function, str) else function
         if not callable(found):

@@ -35,19 +35,25 @@ def load(name: str, *, log: Log | None = None, **options: Any) -> Policy:
     base = load(behind, log=log, **options)
     if base.fingerprint != row["fingerprint"]:
         raise bad(str(file), f"was saved around another {behind} than there is now", "Give it that model again.")
-    judge = _judge(row["judge"]) if row["judge"] is not None else None
+    judge = make_judge(row["judge"]) if row["judge"] is not None else None
     made = method(base, Evidence(judge=judge), Run(log=log or Quiet()))
     if not isinstance(made, Policy):
         raise bad(str(file), f"{row['method']} gives no policy", "Save the policy again.")
     return made
 
 
-def _judge(spec: Any) -> Judge:
-    def endpoint(settings: Mapping[str, Any]) -> Policy:
-        from truing.models.remote import Remote
-
-        return Remote(**settings)
-
-    judge = resolve_judge(spec, remote=endpoint)
-    judge.spec = spec  # so that what is loaded can be saved again
+def make_judge(spec: Any) -> Judge:
+    """The judge that a recipe or a saved policy names; it remembers the words for it, so it can be saved again."""
+    judge = resolve_judge(spec, remote=_endpoint)
+    if not isinstance(spec, Judge):
+        judge.spec = spec
     return judge
+
+
+def _endpoint(settings: Mapping[str, object]) -> Policy:
+    from truing.models.remote import Remote
+
+    try:
+        return Remote(**settings)  # type: ignore[arg-type] # checked by the constructor
+    except TypeError as error:
+        raise bad("judge.remote", str(error), "Give base_url and model.") from error

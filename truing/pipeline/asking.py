@@ -80,10 +80,14 @@ class Asking:
     def _drawn(self, arm: str, policy: Policy, choose: Callable[[Any], Any] | None) -> Pool:
         chats, n = list(self.inputs.prompts), self.needed(arm)
         stream = Rng(self.recipe.seed).child("evaluate", arm)  # arms are drawn independently
-        made = draws(policy, chats, n=n, sampling=self.recipe.sampling, rng=stream, cache=self.cache) if chats else []
+        made = (
+            draws(policy, chats, n=n, sampling=self.recipe.sampling, rng=stream, cache=self.cache, log=self.log)
+            if chats
+            else []
+        )
         judge = self.inputs.evidence.judge
         scores = np.zeros((len(chats), n))
-        if judge is not None and chats and not getattr(judge, "pairwise", False):
+        if judge is not None and chats and not judge.pairwise:
             flat = [(chat, draw.text) for chat, row in zip(chats, made, strict=True) for draw in row]
             scores = np.array(judge.score([c for c, _ in flat], [t for _, t in flat]), dtype=float).reshape(-1, n)
         return Pool(arm, policy.fingerprint, chats, made, scores, choose)

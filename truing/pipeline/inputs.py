@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from truing.core.errors import Fault, InputError, bad
-from truing.core.evidence import Evidence, Judge
-from truing.core.policy import Chat, Policy
+from truing.core.evidence import Evidence
+from truing.core.policy import Chat
 from truing.core.recipe import Recipe
 from truing.data.contract import Ledger, Measurer
 from truing.data.load import load, prompt_of
 from truing.data.promptset import PromptSet, load_promptset
 from truing.data.shapes import Kind
-from truing.judges.resolve import resolve_judge
+from truing.methods._saved import make_judge
 
 SHIPPED = "constraints"
 HELD_OUT = 0.1  # of the prompts, where the recipe names none to evaluate on
@@ -73,23 +73,6 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
     if faults:
         raise InputError(*faults)
     return inputs
-
-
-def make_judge(spec: Any) -> Judge:
-    """The judge that a recipe names; it remembers the words for it."""
-    judge = resolve_judge(spec, remote=_endpoint)
-    if not isinstance(spec, Judge):
-        judge.spec = spec
-    return judge
-
-
-def _endpoint(settings: Mapping[str, object]) -> Policy:
-    from truing.models.remote import Remote
-
-    try:
-        return Remote(**settings)  # type: ignore[arg-type] # checked by the constructor
-    except TypeError as error:
-        raise bad("judge.remote", str(error), "Give base_url and model.") from error
 
 
 def _read(

@@ -46,8 +46,7 @@ def win_rate(arm: Pool, other: Pool, judge: Judge | None = None, *, rng: Rng, pr
         )  # fmt: skip
     if shared:
         duel.check_size(arm.size[1], arm.choose, other.choose, (arm.arm, other.arm))
-    pairwise = judge is not None and getattr(judge, "pairwise", False)
-    if judge is not None and pairwise:
+    if judge is not None and judge.pairwise:
         values, way = _compared(arm, other, judge, shared, rng.child("pairs", arm.arm, other.arm)), "asked in pairs"
     else:
         values = _within(arm, other, rng.child("subsets")) if shared else _between(arm, other)

@@ -31,7 +31,7 @@ class ImitationMethod(Training, Method[Editable, Editable]):
             return base
         if not evidence.demos:
             raise bad(self.card.name, "has no demonstrations", "Give 'data.demos'.")
-        trees = [base.encode(demo.prompt, (demo.reply,)) for demo in evidence.demos]
+        trees = base.encode_many([demo.prompt for demo in evidence.demos], [(demo.reply,) for demo in evidence.demos])
         # A mean over the tokens of the whole step, whatever the cut into micro-batches.
         weights = [float(len(tree.replies[0])) for tree in trees]
         return fit(base, trees, Objective(weights, self._score), self, run)

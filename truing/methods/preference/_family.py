@@ -60,7 +60,8 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
             return base
         if not evidence.pairs:
             raise bad(self.card.name, "has no pairs", "Give 'data.pairs', or put synthesize/best_and_worst before it.")
-        trees = [base.encode(pair.prompt, (pair.chosen, pair.rejected)) for pair in evidence.pairs]
+        pairs = evidence.pairs
+        trees = base.encode_many([p.prompt for p in pairs], [(p.chosen, p.rejected) for p in pairs])
         reference = reference_logprobs(base, trees, run)
         sums = torch.stack([tokens.double().sum() for tokens in reference]).float().view(-1, 2)
         objective = Objective([1.0] * len(trees), _PairObjective(self, sums).score)
