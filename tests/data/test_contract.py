@@ -50,6 +50,9 @@ def test_the_ledger_adds_up_and_names_the_first_rows() -> None:
     assert refused["detail"] == "row 1"
     assert by_reason["repaired", Reason.STRIPPED]["first_rows"] == ["32", "33"]
     assert json.loads(json.dumps(report)) == report
+    brief = ledger.brief()
+    assert brief.startswith("33 read, 1 kept, 1 repaired, 1 shortened, 30 refused, 7 tokens lost; 30 × ")
+    assert Reason.EMPTY_REPLY in brief
 
 
 def test_the_table_has_a_line_a_status_and_a_line_a_reason() -> None:

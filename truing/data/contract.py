@@ -126,6 +126,13 @@ class Ledger:
         """Rows that were not refused."""
         return self.read - self.statuses["refused"]
 
+    def brief(self) -> str:
+        """One line for a log: how many rows met which fate, and why any was refused."""
+        counts: dict[str, int] = {"read": self.read, **{status: self.statuses[status] for status in STATUSES}}
+        counts |= {"tokens lost": self.tokens_lost, "on the other side of the hold-out": self.elsewhere}
+        line = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "read")
+        return "; ".join([line, *self.refusals()])
+
     def refusals(self) -> list[str]:
         """Every reason for refusing with its count and its first rows, the commonest first."""
         found = [(entry, reason) for (status, reason), entry in self.entries.items() if status == "refused"]

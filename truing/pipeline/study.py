@@ -61,7 +61,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     base = load(recipe.model, log=log, **({"adapter": recipe.adapter} if recipe.adapter else {}))
     inputs = read_inputs(recipe, **_limits(base))
     for name, ledger in inputs.ledgers.items():
-        log.say(f"  {name}: " + ", ".join(f"{n} {s}" for s, n in ledger.to_json().items() if isinstance(n, int) and n))
+        log.say(f"  {name}: {ledger.brief()}")
     record = Record(out)
     if record.open(recipe, inputs, base.fingerprint, resume=resume):
         log.say("  finished already")

@@ -1,0 +1,78 @@
+"""What decides a training run: the fields that every training method has, its objective, its schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from truing.core.lazy import torch
+from truing.core.policy import TreeScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The fields of every method that trains, under the names of TRL and transformers.
+
+    Attributes:
+        learning_rate: peak of the schedule.
+        num_train_epochs: passes over the data; may be a fraction.
+        max_steps: optimiser steps, instead of epochs where >= 0; 0 trains nothing.
+        per_device_train_batch_size: examples (pairs, demonstrations) a forward pass of a step.
+        gradient_accumulation_steps: a step is this many times as many examples.
+        lr_scheduler_type: shape after warm-up.
+        warmup_ratio: share of the steps in which the rate rises linearly from 0.
+        weight_decay: AdamW's, on matrices only.
+        max_grad_norm: gradients are scaled down to this 2-norm; 0 is off.
+        tokens_per_batch: packed tokens in memory at once; changes speed and memory, nothing else.
+        eval_fraction: share of the examples held out and scored at the end and every ``eval_steps``.
+        eval_steps, logging_steps, save_steps: every so many steps; 0 is never.
+        bf16: autocast to bfloat16, with float32 master weights.
+    """
+
+    learning_rate: Annotated[float, Ge(0)] = 1e-6
+    num_train_epochs: Annotated[float, Gt(0)] = 1.0
+    max_steps: Annotated[int, Ge(-1)] = -1
+    per_device_train_batch_size: Annotated[int, Ge(1)] = 8
+    gradient_accumulation_steps: Annotated[int, Ge(1)] = 1
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: Annotated[float, Ge(0), Le(1)] = 0.1
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    max_grad_norm: Annotated[float, Ge(0)] = 1.0
+    tokens_per_batch: Annotated[int, Ge(1)] = 2048
+    eval_fraction: Annotated[float, Ge(0), Le(0.5)] = 0.0
+    eval_steps: Annotated[int, Ge(0)] = 0
+    logging_steps: Annotated[int, Ge(0)] = 5
+    save_steps: Annotated[int, Ge(0)] = 200
+    bf16: bool = False
+
+    @property
+    def step_size(self) -> int:
+        """Examples an optimiser step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: ``sum of losses / sum of weights`` over the examples of a step.
+
+    Attributes:
+        weights: ``N`` numbers, one an example: 1 for a mean over examples, its tokens for a mean over tokens.
+        loss: from the scores of some trees and their numbers to ``(B,)`` losses and metrics, each ``(B,)``.
+    """
+
+    weights: Sequence[float]
+    loss: Callable[[TreeScores, Sequence[int]], tuple[torch.Tensor, Mapping[str, torch.Tensor]]]
+
+
+def learning_rate(settings: Training, step: int, total: int) -> float:
+    """The rate of step ``step`` (from 0) of ``total``: linear warm-up, then the schedule down to 0."""
+    warm = math.ceil(settings.warmup_ratio * total)
+    if step < warm:
+        return settings.learning_rate * (step + 1) / (warm + 1)
+    left = (total - step) / max(1, total - warm)
+    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 + math.cos(math.pi * (1 - left)))}
+    return settings.learning_rate * shape[settings.lr_scheduler_type]
