@@ -107,7 +107,7 @@ def _check(args: argparse.Namespace) -> None:
     faults: list[Fault] = []
     for path in args.recipes:
         try:
-            checked = pipeline.check(load_recipe(path))
+            checked = pipeline.check(load_recipe(path), lengths=args.lengths)
         except InputError as error:
             faults += [replace(fault, place=_within(path, fault.place)) for fault in error.faults]
             continue

@@ -57,6 +57,11 @@ class Local(Editable):
         sha.update(str(getattr(self.tokenizer, "chat_template", "")).encode())
         return sha.hexdigest()
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a sequence, where the model says."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end a reply: the template's and the generation config's."""

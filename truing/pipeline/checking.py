@@ -9,7 +9,8 @@ from pathlib import Path
 from truing.core.errors import Fault, InputError
 from truing.core.recipe import Recipe
 from truing.data.contract import Ledger
-from truing.pipeline.inputs import Inputs, read_inputs
+from truing.models import load_template
+from truing.pipeline.inputs import Inputs, read_inputs, token_limits
 from truing.probes.catalogue import PROBES, probe_faults
 
 
@@ -26,15 +27,18 @@ class Checked:
     lines: list[str]
 
 
-def check(recipe: Recipe) -> Checked:
-    """Check the whole recipe and read its data; no model is loaded, so nothing is measured in tokens.
+def check(recipe: Recipe, *, lengths: bool = False) -> Checked:
+    """Check the whole recipe and read its data; no model is loaded.
+
+    Args:
+        lengths: count tokens, with the tokenizer of the recipe's model. It takes seconds; a run always does.
 
     Raises:
         InputError: every fault of the recipe and of its data at once.
     """
     faults = recipe_faults(recipe)
     try:
-        inputs = read_inputs(recipe)
+        inputs = read_inputs(recipe, **(token_limits(*load_template(recipe.model)) if lengths else {}))
     except InputError as error:
         raise InputError(*faults, *(fault for fault in error.faults if fault not in faults)) from None
     if faults:

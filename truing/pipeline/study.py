@@ -18,14 +18,14 @@ from truing.core.measures import Measure, Measures
 from truing.core.policy import Editable, Policy
 from truing.core.recipe import Point, Recipe, Step, parse
 from truing.core.run import Run, Terminal
-from truing.data.contract import Lengths
 from truing.data.promptset import load_neutral
 from truing.engine.fit import Training
 from truing.methods._saved import load
+from truing.models.local import Local
 from truing.pipeline.asking import Asking
 from truing.pipeline.card import write_card
 from truing.pipeline.checking import recipe_faults
-from truing.pipeline.inputs import Inputs, read_inputs
+from truing.pipeline.inputs import Inputs, read_inputs, token_limits
 from truing.pipeline.records import Record
 from truing.probes.catalogue import measure
 from truing.probes.cost import Spent
@@ -59,7 +59,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     began = time.monotonic()
     log.say(f"{recipe.name}: {recipe.model}, {len(recipe.points)} arms")
     base = load(recipe.model, log=log, **({"adapter": recipe.adapter} if recipe.adapter else {}))
-    inputs = read_inputs(recipe, **_limits(base))
+    inputs = read_inputs(recipe, **(token_limits(base.template, base.context) if isinstance(base, Local) else {}))
     for name, ledger in inputs.ledgers.items():
         log.say(f"  {name}: {ledger.brief()}")
     record = Record(out)
@@ -90,19 +90,6 @@ def evaluate(
     recipe = parse(raw, name=f"evaluate {model}")
     recipe = replace(recipe, faults=tuple(fault for fault in recipe.faults if fault.place != "arms"))
     return run(recipe, out)
-
-
-def _limits(base: Policy) -> dict[str, Any]:
-    """How the model counts tokens, and how many it takes."""
-    template = getattr(base, "template", None)
-    if template is None:
-        return {}
-
-    def measurer(chats: Any, replies: Any) -> list[Lengths]:
-        return [Lengths(prompt, sizes) for prompt, sizes in template.lengths(chats, replies)]
-
-    config = base.model.config.get_text_config()  # type: ignore[attr-defined] # a policy with a template is local
-    return {"measurer": measurer, "longest": getattr(config, "max_position_embeddings", None)}
 
 
 @dataclass
