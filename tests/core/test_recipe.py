@@ -169,6 +169,23 @@ def test_an_endpoint_has_no_weights_to_train() -> None:
     ]
 
 
+def test_a_wrapped_policy_gives_what_it_gave_when_it_was_saved(tmp_path: Path) -> None:
+    """Prompting keeps scores, reranking does not, and neither has weights of its own."""
+
+    def wrapped(name: str, base: str) -> str:
+        folder = tmp_path / name.replace("/", "-")
+        (folder / "base").mkdir(parents=True)
+        (folder / "truing.json").write_text(json.dumps({"method": name, "base": base}), encoding="utf-8")
+        return str(folder)
+
+    prompted = wrapped("prompt/exemplars", "base")
+    arms = {"a": ["preference/dpo"]}
+    for model, given in ((prompted, "a Scorable"), (wrapped("rerank/best_of_n", prompted), "a Policy")):
+        (fault,) = told(made(model=model, arms=arms))
+        assert f"the model gives only {given}" in fault
+    assert told(made(model=wrapped("no/such", "base"), arms=arms)) == []  # told when it is loaded
+
+
 def test_what_a_step_writes_the_next_may_read() -> None:
     arms = {"a": ["synthesize/best_and_worst", "preference/dpo"]}
     assert told(parse({"model": "m", "data": {"prompts": "p"}, "judge": "constraints", "arms": arms}, name="r")) == []
