@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,6 @@ def _said(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
+@cache
 def _words() -> list[str]:
     return " ".join(load_neutral()[:50]).split()
-
-
-def made_up_lines(count: int, seed: int) -> Iterator[str]:
-    """Made-up pairs as JSON lines."""
-    for number in range(count):
-        yield json.dumps(made_up(number, seed)) + "\n"

@@ -27,7 +27,7 @@ PEERS: Mapping[str, Mapping[str, Any]] = {
     },
     "lean": {"precompute_ref_log_probs": True},
 }
-"""TRL's settings: its own defaults, and what may be faster or smaller. Its best on a machine is the fastest measured."""
+"""TRL's settings: its defaults, and what may be faster or smaller. Its best on a machine is the fastest measured."""
 
 
 def trl_options(made: argparse.ArgumentParser, *, peers: str) -> None:

@@ -54,5 +54,5 @@ def _call(words: Sequence[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
-        mend = "For a CPU build of torch: --pip-flags '--extra-index-url https://download.pytorch.org/whl/cpu'."
+        mend = "For a CPU build of torch: --pip-flags='--extra-index-url https://download.pytorch.org/whl/cpu'."
         raise RunError(f"{' '.join(words[:4])} ... failed:\n{tail}\n{mend}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from harness.side import Clock, job, tell, token_digest
@@ -14,13 +15,15 @@ from truing.machine import settle_kernels
 
 
 class Steps(Quiet):
-    """Keeps the metrics of every step."""
+    """Keeps the metrics of every step, and when they came (seconds of the performance counter)."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
+        self.at: list[float] = []
 
     def metrics(self, row: dict[str, float]) -> None:
         self.rows.append(row)
+        self.at.append(time.perf_counter())
 
 
 def training(work: dict[str, Any]) -> dict[str, Any]:
