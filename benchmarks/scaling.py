@@ -3,8 +3,9 @@
     python benchmarks/scaling.py --rows 1000,10000,100000
 
 Reading, checking and tokenising are done for every row; the reference pass for the first ``--sample`` pairs; training
-for the first ``--steps`` steps, shuffled over all rows. The pairs are those of ``--data`` again and again, each told
-from the others by its number, or made-up ones.
+for the first ``--steps`` steps, shuffled over all rows. The list is arranged so that these take the same pairs at every
+length: what differs is what the length costs. The pairs are those of ``--data`` again and again, each told from the
+others by its number, or made-up ones.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from harness.arguments import common, pair_options, parser, start
 from harness.figures import flatness, median, table
-from harness.pairs import MADE_UP, made_up, model_folder
+from harness.pairs import MADE_UP, made_up, measurer, model_folder, visited
 from harness.record import settle
 from harness.running import Side, alternate
 from harness.trl import job, values
@@ -28,6 +29,8 @@ from truing.core.evidence import Pair
 from truing.core.policy import Message
 from truing.data.load import load
 from truing.data.views import encode
+from truing.models.folder import load_tokenizer
+from truing.models.template import Template
 
 STAGES = ("reading", "tokens", "training")
 
@@ -46,13 +49,18 @@ def options() -> argparse.Namespace:
     return words
 
 
-def lines(count: int, words: argparse.Namespace) -> Iterator[bytes]:
-    """``count`` pairs as JSON lines, no two alike."""
+def lines(count: int, words: argparse.Namespace, model: str) -> Iterator[bytes]:
+    """``count`` pairs as JSON lines, no two alike; that which training visits k-th is the k-th at every count."""
+    turn = {row: k for k, row in enumerate(visited(count, words.seed))}
+    numbers = [turn[row] for row in range(count)]
     if words.data == MADE_UP:
-        yield from (json.dumps(made_up(number, words.seed)).encode() + b"\n" for number in range(count))
+        yield from (json.dumps(made_up(number, words.seed)).encode() + b"\n" for number in numbers)
         return
-    source: Sequence[Pair] = load("pairs", words.data, limit=words.pairs).at_least().rows
-    for number in range(count):
+    template = Template(load_tokenizer(model), model)
+    longest = words.max_length - 16  # what the number adds still fits
+    loaded = load("pairs", words.data, limit=words.pairs, max_length=longest, measurer=measurer(template))
+    source: Sequence[Pair] = loaded.at_least().rows
+    for number in numbers:
         yield encode(numbered(source[number % len(source)], number))
 
 
@@ -95,8 +103,14 @@ def main() -> None:
         for count in map(int, words.rows.split(",")):
             file = Path(folder) / f"{count}.jsonl"
             with file.open("wb") as out:
-                out.writelines(lines(count, words))
-            told = {"pairs": str(file), "steps": words.steps, "sample": words.sample, "settings": values(words.set)}
+                out.writelines(lines(count, words, model))
+            told = {
+                "pairs": str(file),
+                "rows": count,
+                "steps": words.steps,
+                "sample": words.sample,
+                "settings": values(words.set),
+            }
             sides.append(Side(str(count), "ours_scaling.py", {**job(words, model), **told}))
         runs = alternate(sides, repeats=shared.repeats, threads=shared.threads)
     facts = {"model": words.model, "data": Path(words.data).name, "pairs_a_step": words.batch, "steps": words.steps}

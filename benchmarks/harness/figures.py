@@ -23,8 +23,8 @@ def spread(runs: Sequence[Row], key: str) -> float:
 
 
 def memory(run: Row) -> int:
-    """Peak memory of a run, bytes: main memory and, where one is used, the accelerator's."""
-    return int(run["peak_bytes"]) + int(run.get("device_bytes", 0))
+    """Peak memory of a run, bytes: the accelerator's own where one is used, else main memory."""
+    return int(run.get("device_bytes", 0)) or int(run["peak_bytes"])
 
 
 def peak(runs: Sequence[Row]) -> float:

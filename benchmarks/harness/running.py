@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.figures import memory
 from truing.core.errors import RunError
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -82,6 +83,6 @@ def alternate(sides: Sequence[Side], *, repeats: int, threads: int) -> dict[str,
         for side in sides:
             found = run_side(side, threads)
             runs[side.name].append(found)
-            told = f"{found['seconds']:.1f} s, {(found['peak_bytes'] + found['device_bytes']) / 1e9:.2f} GB"
+            told = f"{found['seconds']:.1f} s, {memory(found) / 1e9:.2f} GB"
             print(f"  {repeat + 1}/{repeats} {side.name}: {told}", file=sys.stderr, flush=True)
     return runs

@@ -11,7 +11,6 @@ from truing.core.evidence import Evidence
 from truing.core.method import build
 from truing.core.run import Quiet, Run
 from truing.data.load import load
-from truing.machine import settle_kernels
 
 
 class Steps(Quiet):
@@ -43,7 +42,6 @@ def training(work: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Load, train under the clock, tell."""
     work = job()
-    settle_kernels()
     from truing.models import load_model
 
     base: Any = load_model(work["model"], device=work["device"])

@@ -10,13 +10,11 @@ from harness.side import Clock, job, tell
 
 from truing.core.policy import Message, Sampling
 from truing.core.rng import Rng
-from truing.machine import settle_kernels
 
 
 def main() -> None:
     """Load, warm up, draw under the clock, tell."""
     work = job()
-    settle_kernels()
     from truing.models import load_model
 
     policy: Any = load_model(work["model"], device=work["device"], dtype=work["dtype"])

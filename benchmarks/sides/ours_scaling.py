@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.pairs import measurer
+from harness.pairs import measurer, visited
 from harness.side import Clock, job, tell
 from ours_dpo import Steps, training
 
+from truing.core.errors import RunError
 from truing.core.lazy import F, torch
 from truing.core.method import build
 from truing.core.policy import TreeScores
 from truing.core.run import Quiet, Run
 from truing.data.load import load
 from truing.engine.fit import Objective, fit
-from truing.machine import settle_kernels
 from truing.probes.memory import Peak, resident
 
 
@@ -28,16 +28,18 @@ def loss(scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapp
 def main() -> None:
     """Every stage under its clock, then tell."""
     work = job()
-    settle_kernels()
     from truing.models import load_model
 
     base: Any = load_model(work["model"], device=work["device"])
     at_rest = resident()
     with Peak() as reading, Clock() as loading:
         rows = load("pairs", work["pairs"], max_length=work["max_length"], measurer=measurer(base.template)).rows
+    if len(rows) != work["rows"]:
+        raise RunError(f"{len(rows)} of {work['rows']} rows were kept; the lengths could not be compared")
     with Peak() as tokens, Clock() as encoding:
         trees = base.encode_many([p.prompt for p in rows], [(p.chosen, p.rejected) for p in rows])
-    sample = trees[: work["sample"]]
+    sample = [trees[i] for i in visited(len(trees), work["seed"])[: work["sample"]]]
+    base.tree_logprobs(sample[:1], Quiet())  # proves the layout, once
     with Clock() as scoring:
         base.tree_logprobs(sample, Quiet())
     method: Any = build("preference/dpo", **{**training(work), "max_steps": work["steps"]})

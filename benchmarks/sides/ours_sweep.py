@@ -9,14 +9,12 @@ from harness.side import Clock, job, tell
 from ours_dpo import training
 
 from truing.core.recipe import parse
-from truing.machine import settle_kernels
 from truing.pipeline import run
 
 
 def main() -> None:
     """Write the recipe, run it under the clock, tell what each arm took."""
     work = job()
-    settle_kernels()
     arms = {
         name: [{f"preference/{name}": {**training(work), **work["own"].get(name, {})}}] for name in work["objectives"]
     }

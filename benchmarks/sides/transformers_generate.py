@@ -8,13 +8,10 @@ from typing import Any
 
 from harness.side import Clock, job, tell
 
-from truing.machine import settle_kernels
-
 
 def main() -> None:
     """Load, warm up, draw under the clock, tell."""
     work = job()
-    settle_kernels()
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
 

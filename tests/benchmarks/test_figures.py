@@ -22,7 +22,7 @@ def test_the_median_and_the_spread_of_repeats() -> None:
 
 def test_a_peer_is_told_as_how_much_slower_it_is_and_how_much_memory_it_needs() -> None:
     ours = [run(10.0, 2_000_000_000), run(30.0, 2_000_000_000), run(20.0, 2_000_000_000)]
-    peers = {"peer": [run(80.0, 7_000_000_000, 1_000_000_000)]}
+    peers = {"peer": [run(80.0, 1_000_000_000, 8_000_000_000)]}
     us, them = against(ours, peers, work=10, unit="pair")
     assert (us["side"], us["seconds"], us["s/pair"], us["we are faster by"]) == ("truing", 20.0, 2.0, 1.0)
     assert (them["we are faster by"], them["peak GB"], them["our share of its memory"]) == (4.0, 8.0, 0.25)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scaling
 from harness import pairs, running, venv
 from harness.record import section
 from harness.running import Side, alternate
@@ -62,6 +64,14 @@ def test_made_up_pairs_are_the_same_every_time_and_differ_from_each_other() -> N
     assert pairs.made_up(3, 0) == pairs.made_up(3, 0)
     assert pairs.made_up(3, 0) != pairs.made_up(4, 0)
     assert len(pairs.made_up(3, 0)["prompt"]) in (3, 5)
+
+
+def test_training_begins_with_the_same_pairs_however_long_the_list_is() -> None:
+    words = argparse.Namespace(data=pairs.MADE_UP, seed=3)
+    lists = {count: list(scaling.lines(count, words, "none")) for count in (20, 300)}
+    begun = [[lists[count][i] for i in pairs.visited(count, 3)[:20]] for count in lists]
+    assert begun[0] == begun[1]
+    assert all(len(set(rows)) == count for count, rows in lists.items())
 
 
 def test_a_digest_tells_where_a_prompt_ends() -> None:
