@@ -58,7 +58,8 @@ class TestLastLayer:
         assert states is not None
         assert len(parameters) == (2 if architecture == "phi" else 1)
         found = grams(last_layers(tied, states, PAIRS, [0, 1, 2]))
-        torch.testing.assert_close(found, by_autograd(copied, PAIRS, parameters), rtol=1e-9, atol=1e-9)
+        rounding = 1e-9 if architecture == "phi" else 1e-6  # the others' norms round to float32 inside
+        torch.testing.assert_close(found, by_autograd(copied, PAIRS, parameters), rtol=rounding, atol=rounding)
 
     def test_some_of_the_pairs_and_no_pair(self) -> None:
         model = make_model("llama")
@@ -120,7 +121,7 @@ class TestTheCondition:
     @staticmethod
     def stepped(tree: Tree, pull: float, push: float, size: float) -> tuple[torch.Tensor, torch.Tensor]:
         """(change of both log-probabilities by a plain gradient step on ``-pull log p_w + push log p_l``, told)."""
-        bench = make_local("llama", dtype=torch.float64).open()
+        bench = make_local("gpt2", dtype=torch.float64).open()  # whose norms round nothing to float32
         told = torch.stack(exact(bench, [tree]).changes(torch.tensor([pull]), torch.tensor([push])))[:, 0] * size
         before = bench.score([tree]).sums
         loss = push * before[1] - pull * before[0]
@@ -133,24 +134,18 @@ class TestTheCondition:
     @pytest.mark.parametrize("forces", [(1.0, 1.0), (1.0, 0.4), (0.2, 1.0)])
     def test_the_error_of_what_is_told_is_of_second_order(self, forces: tuple[float, float]) -> None:
         errors = []
-        for size in (1e-4, 1e-5):
+        for size in (1e-5, 1e-6):
             changed, told = self.stepped(PAIRS[1], *forces, size)
             errors.append(float((changed - told).abs().max()))
-        assert errors[0] / errors[1] == pytest.approx(100, rel=0.1)
+        assert errors[0] / errors[1] == pytest.approx(100, rel=0.05)
 
-    def test_replies_nearly_alike_fall_together_and_the_cosine_says_so(self) -> None:
-        """The chosen reply is the rejected one plus tokens with a larger gradient, or fewer with a smaller one."""
-        signs = set()
-        for tree in (
-            *PAIRS,
-            Tree((9, 4), ((20, 21, 22, 23), (20, 21, 22, 23, 24))),
-            Tree((3, 8), ((50, 51), (50, 52))),
-        ):
-            changed, told = self.stepped(tree, 1.0, 1.0, 1e-7)
-            assert torch.equal(changed.sign(), told.sign())
-            signs.add((float(changed[0]) > 0, float(changed[1]) > 0))
-        assert (False, False) in signs  # displacement happens, and is told
-        assert (True, False) in signs
+    def test_replies_nearly_alike_fall_together_as_was_told(self) -> None:
+        """One step of a margin loss: apart where they differ, both down where they share tokens and the rejected one
+        has the larger gradient."""
+        alike = Tree((9, 4), ((20, 21, 22, 23), (20, 21, 22, 23, 24))), Tree((9, 4), ((20, 20), (21, 20, 20, 20, 20)))
+        for tree, wanted in [*((tree, (1.0, -1.0)) for tree in PAIRS), *((tree, (-1.0, -1.0)) for tree in alike)]:
+            changed, told = self.stepped(tree, 1.0, 1.0, 1e-6)
+            assert tuple(changed.sign().tolist()) == tuple(told.sign().tolist()) == wanted
 
     def test_margin_losses_go_wrong_where_the_inner_product_beats_a_square(self) -> None:
         """``d_w = d_l``: the chosen reply rises if and only if the inner product is below its own square."""

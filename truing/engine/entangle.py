@@ -59,10 +59,10 @@ class Products:
 def last_layer(model: Any, states: torch.Tensor, targets: torch.Tensor, chosen: int) -> torch.Tensor:
     """Products of one pair's gradients with respect to the output projection, in closed form.
 
-    The logits are ``W h + b``. So the gradient of ``sum_t log p(y_t)`` with respect to ``W`` is ``sum_t a_t h_t'``, where
-    ``a_t`` is the slope of ``log p(y_t)`` in the products ``W h_t``: one-hot minus probabilities, unless they are capped
-    or scaled. Two such sums have the inner product ``sum_ij (a_i . a_j)(h_i . h_j)``, so no matrix of the size of
-    ``W`` is made; a bias adds 1 to each ``h_i . h_j``. Where input and output share ``W``, its use as output alone counts.
+    The logits are ``W h + b``, so the gradient of ``sum_t log p(y_t)`` in ``W`` is ``sum_t a_t h_t'``, with ``a_t`` the
+    slope of ``log p(y_t)`` in the products ``W h_t``: one-hot minus probabilities, unless these are capped or scaled.
+    Two such sums have the inner product ``sum_ij (a_i . a_j)(h_i . h_j)``: no matrix of the size of ``W`` is made. A
+    bias adds 1 to each ``h_i . h_j``. Where input and output share ``W``, its use as output alone counts.
 
     Args:
         states: ``(T, D)`` hidden states, those of the chosen reply first.
