@@ -49,8 +49,8 @@ class Finding:
     since: int | None = None
 
     def __str__(self) -> str:
-        since = f", since step {self.since}" if self.since is not None else ""
-        return f"{self.fact}{since}. {self.mend}"
+        since = f" It began at step {self.since}." if self.since is not None else ""
+        return f"{self.fact}.{since} {self.mend}"
 
 
 @dataclass(frozen=True)
