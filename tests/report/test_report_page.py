@@ -110,7 +110,8 @@ def test_only_panels_with_something_to_show(trial: Path) -> None:
     assert [heading for heading, _ in trade_offs(study)] == ["Reward", "Length, tokens"]
     headings = [heading for heading, _ in training.curves(study)]
     assert headings[0] == "Loss"
-    assert any("rejected" in heading for heading in headings)
+    assert any("chosen (solid), rejected (dashed)" in heading for heading in headings)
+    assert not any("demonstrated" in heading for heading in headings)  # that of pairs is their change
     assert "Token accuracy" not in headings
 
 

@@ -133,11 +133,13 @@ class TreeScores:
         tokens: ``(T,)`` nats, every target token, tree by tree, reply by reply.
         owner: ``(T,)`` int64, the number of the reply (over all trees) that a token belongs to.
         counts: ``(S,)`` int64, tokens of each reply.
+        states: ``(T, D)``, the last hidden state that each token is predicted from; None where it was not kept.
     """
 
     tokens: torch.Tensor
     owner: torch.Tensor
     counts: torch.Tensor
+    states: torch.Tensor | None = None
 
     @property
     def sums(self) -> torch.Tensor:

@@ -7,13 +7,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from truing.core.errors import RunError, bad
+from truing.core.errors import bad
 from truing.core.lazy import torch
 from truing.core.policy import Tree, Workbench
 from truing.core.run import Run
 from truing.engine.checkpoint import Checkpoint
+from truing.engine.memory import device_peak, resident
+from truing.engine.meter import HEED, Meter
 from truing.engine.settings import Objective, Training, learning_rate
 from truing.engine.tree import batches
+from truing.engine.verdicts import READS, findings
 
 
 def _accelerator(precision: str) -> Any:
@@ -54,27 +57,38 @@ class Loop:
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
         self.checkpoint = Checkpoint(run.work / "checkpoint") if run.work is not None else None
-        self.step = self.tokens = 0
-        self.sums: dict[str, float] = {}
-        self.seen = self.weight = self.rate = 0.0
+        self.step = self.tokens = self.resident = 0
+        self.rate = 0.0
+        self.meter = Meter()
+        self.rows: list[dict[str, float]] = []  # what verdicts read of the rows so far
+        self.told: set[str] = set()
 
     def go(self) -> None:
         """From the first step, or the last checkpoint, to the end."""
         if self.checkpoint is not None and self.run.resume and (state := self.checkpoint.load(self)):
             self.run.log.say(f"  resuming at step {state} of {self.total}")
-        began, tokens = time.monotonic(), self.tokens
+        self.began = time.monotonic(), self.tokens
         while self.step < self.total:
             self.one_step()
-            speed = (self.tokens - tokens) / max(1e-9, time.monotonic() - began)
             if self._due(self.settings.logging_steps) or self.step == self.total:
-                self._log(speed)
+                self._log()
+            elif self._due(HEED) or self._due(self.settings.eval_steps):
+                self.meter.check()
             if self.held_out and (self._due(self.settings.eval_steps) or self.step == self.total):
                 self._evaluate()
             if self.checkpoint is not None and self._due(self.settings.save_steps) and self.step < self.total:
                 self.checkpoint.save(self)
-            self.run.log.progress("training", self.step, self.total, f"{speed:.0f} tokens/s")
+            self.run.log.progress("training", self.step, self.total, f"{self.speed:.0f} tokens/s")
+        for finding in findings(self.rows):
+            self.run.log.say(f"  training: {finding}")
         if self.checkpoint is not None:
             self.checkpoint.remove()
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second since the start, or since the run was taken up."""
+        began, tokens = self.began
+        return (self.tokens - tokens) / max(1e-9, time.monotonic() - began)
 
     def members(self, step: int) -> list[int]:
         """The examples of a step: epochs are shuffled by name, so the order needs no state."""
@@ -90,58 +104,57 @@ class Loop:
         # Dropout stays off: its noise is ambient, and would make policy and reference differ before the first update.
         self.bench.module.eval()
         self.optimiser.zero_grad(set_to_none=True)
+        sums = []
         for part in batches([self.trees[i] for i in members], self.settings.tokens_per_batch):
             numbers = [members[k] for k in part]
             with self.accelerator.autocast():
                 scores = self.bench.score([self.trees[i] for i in numbers])
             losses, metrics = self.objective.loss(scores, numbers)
+            self.meter.add(metrics)
+            self.meter.add({"loss": losses}, sum(self.objective.weights[i] for i in numbers))
+            sums.append(losses.detach().sum())
+            if self.objective.inspect is not None and self.settings.logging_steps:
+                with self.accelerator.autocast():
+                    self.meter.add(self.objective.inspect(self.bench, scores, numbers))
+            self.resident = max(self.resident, resident())  # here all that the backward pass needs is held
             self.accelerator.backward(losses.sum() / weight)
-            self._collect(losses, metrics, numbers)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
-        if not (torch.isfinite(norm) and math.isfinite(self.sums["loss"])):
-            raise RunError(
-                f"step {self.step + 1}: loss or gradient is not finite ({self.sums['loss']}, {float(norm)}); nothing "
-                "was saved from this step. Lower learning_rate, or look at its examples with 'truing check'."
-            )
+        self.meter.watch(self.step + 1, torch.stack(sums).sum() / weight, norm)
+        clipped = norm > (self.settings.max_grad_norm or math.inf)
+        self.meter.add({"grad_norm": norm[None], "clipped": clipped[None]})
         rate = learning_rate(self.settings, self.step, self.total)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
         self.step += 1
         self.tokens += sum(self.trees[i].size for i in members)
-        self.sums["grad_norm"] = self.sums.get("grad_norm", 0.0) + float(norm) * len(members)
         self.rate = rate
-
-    def _collect(self, losses: torch.Tensor, metrics: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> None:
-        for name, values in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(values.detach().sum())
-        self.sums["loss"] = self.sums.get("loss", 0.0) + float(losses.detach().sum())
-        self.weight += sum(self.objective.weights[i] for i in numbers)
-        self.seen += len(numbers)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _log(self, speed: float) -> None:
-        row: dict[str, float] = {name: value / self.seen for name, value in self.sums.items()}
-        row["loss"] = self.sums["loss"] / self.weight
+    def _log(self) -> None:
+        """A row of metrics, and what is new in the verdict on all rows: the one time that the device is waited for."""
+        found = self.meter.read()
         ahead: dict[str, float] = {"step": self.step, "epoch": round(self.step / self.per_epoch, 4)}
-        tail = {"learning_rate": self.rate, "num_tokens": self.tokens, "tokens_per_second": round(speed, 1)}
-        self.run.log.metrics({**ahead, **row, **tail})
-        self.sums, self.seen, self.weight = {}, 0.0, 0.0
+        tail = {"learning_rate": self.rate, "num_tokens": self.tokens, "tokens_per_second": round(self.speed, 1)}
+        row = {**ahead, **found, **tail, "peak_memory": device_peak() or self.resident}
+        self.run.log.metrics(row)
+        self.rows.append({name: row[name] for name in READS if name in row})
+        new = [finding for finding in findings(self.rows) if finding.kind not in self.told]
+        for finding in new if self.step < self.total else ():
+            self.run.log.say(f"  step {self.step}: {finding}")
+        self.told |= {finding.kind for finding in new}
 
     def _evaluate(self) -> None:
-        sums: dict[str, float] = {}
-        weight = sum(self.objective.weights[i] for i in self.held_out)
+        meter = Meter()
         with torch.no_grad():
             for part in batches([self.trees[i] for i in self.held_out], self.settings.tokens_per_batch):
                 numbers = [self.held_out[k] for k in part]
                 losses, metrics = self.objective.loss(self.bench.score([self.trees[i] for i in numbers]), numbers)
-                sums["eval_loss"] = sums.get("eval_loss", 0.0) + float(losses.sum()) / weight
-                for name, values in metrics.items():
-                    key = f"eval_{name}"
-                    sums[key] = sums.get(key, 0.0) + float(values.sum()) / len(self.held_out)
-        self.run.log.metrics({"step": self.step, **sums})
+                meter.add(metrics)
+                meter.add({"loss": losses}, sum(self.objective.weights[i] for i in numbers))
+        self.run.log.metrics({"step": self.step, **{f"eval_{name}": mean for name, mean in meter.read().items()}})
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and plain values that decide everything from here on."""
@@ -149,8 +162,8 @@ class Loop:
         for i, parameter in enumerate(self.parameters):
             for name, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{i}.{name}"] = value
-        plain = {"step": self.step, "tokens": self.tokens, "seen": self.seen, "weight": self.weight}
-        return tensors, {**plain, "sums": self.sums}
+        plain = {"step": self.step, "tokens": self.tokens, "rows": self.rows, "told": sorted(self.told)}
+        return tensors, {**plain, "meter": self.meter.state()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state`."""
@@ -160,5 +173,6 @@ class Loop:
                 start = f"optimiser.{i}."
                 found = {k.removeprefix(start): v.clone() for k, v in tensors.items() if k.startswith(start)}
                 self.optimiser.state[parameter] = found
-        self.step, self.tokens, self.seen = plain["step"], plain["tokens"], plain["seen"]
-        self.weight, self.sums = plain["weight"], dict(plain["sums"])
+        self.step, self.tokens, self.rows = plain["step"], plain["tokens"], list(plain["rows"])
+        self.told = set(plain["told"])
+        self.meter.restore(plain["meter"])

@@ -22,7 +22,11 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-8, "bfloat16": 0.25, "float16": 0.1}
 
 def project(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Hidden states ``(N, D)`` to logits ``(N, V)`` in float32 or better, with what the architecture does to them."""
-    logits = model.get_output_embeddings()(hidden)
+    return adjust(model, model.get_output_embeddings()(hidden))
+
+
+def adjust(model: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Products with the output embeddings ``(N, V)`` to logits, in float32 or better: scaled or capped by some."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     config = model.config.get_text_config()
     if (divide := getattr(config, "logits_scaling", None)) is not None:  # Granite
@@ -64,7 +68,7 @@ def score_packed(model: Any, trees: Sequence[Tree]) -> TreeScores:
             input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, trees=packed.layout
         ).last_hidden_state
     states = hidden[0].index_select(0, packed.reads)
-    return TreeScores(target_logprobs(model, states, packed.targets), packed.owner, packed.counts)
+    return TreeScores(target_logprobs(model, states, packed.targets), packed.owner, packed.counts, states)
 
 
 def score_plain(model: Any, trees: Sequence[Tree]) -> TreeScores:

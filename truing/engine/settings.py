@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from truing.core.lazy import torch
-from truing.core.policy import TreeScores
+from truing.core.policy import TreeScores, Workbench
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +62,12 @@ class Objective:
     Attributes:
         weights: ``N`` numbers, one an example: 1 for a mean over examples, its tokens for a mean over tokens.
         loss: from the scores of some trees and their numbers to ``(B,)`` losses and metrics, each ``(B,)``.
+        inspect: more metrics, of as many of these examples as it likes, each ``(n,)``; asked with the scores' graph.
     """
 
     weights: Sequence[float]
     loss: Callable[[TreeScores, Sequence[int]], tuple[torch.Tensor, Mapping[str, torch.Tensor]]]
+    inspect: Callable[[Workbench, TreeScores, Sequence[int]], Mapping[str, torch.Tensor]] | None = None
 
 
 def learning_rate(settings: Training, step: int, total: int) -> float:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
-from truing.core.policy import Editable, TreeScores
+from truing.core.policy import Editable, Tree, TreeScores, Workbench
 from truing.core.run import Run
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
+from truing.methods.preference._diagnose import entangled, pair_metrics, ties
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,14 @@ class PairLogps:
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceMethod(Training, Method[Editable, Editable]):
-    """Trains on pairs; the base is the reference."""
+    """Trains on pairs; the base is the reference.
+
+    Attributes:
+        entanglement: which gradients tell whether a step will raise the chosen reply, measured on every eighth pair:
+            those of the output projection, which cost next to nothing, or of every weight that is trained.
+    """
+
+    entanglement: Literal["off", "last_layer", "exact"] = "last_layer"
 
     reads: ClassVar[frozenset[str]] = frozenset({"pairs"})
 
@@ -60,12 +68,12 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
             return base
         if not evidence.pairs:
             raise bad(self.card.name, "has no pairs", "Give 'data.pairs', or put synthesize/best_and_worst before it.")
-        pairs = evidence.pairs
-        trees = base.encode_many([p.prompt for p in pairs], [(p.chosen, p.rejected) for p in pairs])
+        given = evidence.pairs
+        trees = base.encode_many([p.prompt for p in given], [(p.chosen, p.rejected) for p in given])
         reference = reference_logprobs(base, trees, run)
         sums = torch.stack([tokens.double().sum() for tokens in reference]).float().view(-1, 2)
-        objective = Objective([1.0] * len(trees), _PairObjective(self, sums).score)
-        return fit(base, trees, objective, self, run)
+        pairs = _PairObjective(self, sums, trees)
+        return fit(base, trees, Objective([1.0] * len(trees), pairs.score, pairs.inspect), self, run)
 
 
 @dataclass(frozen=True)
@@ -74,22 +82,32 @@ class _PairObjective:
 
     method: PreferenceMethod
     reference: torch.Tensor  # (N, 2) nats
+    trees: Sequence[Tree]  # N of two replies
+
+    def pairs(self, scores: TreeScores, numbers: Sequence[int]) -> PairLogps:
+        """The pairs with these numbers, with their graph."""
+        sums, counts = scores.sums.view(-1, 2), scores.counts.view(-1, 2)
+        reference = self.reference[list(numbers)].to(sums)
+        return PairLogps(sums[:, 0], sums[:, 1], reference[:, 0], reference[:, 1], counts[:, 0], counts[:, 1])
 
     def score(self, scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         """Losses and metrics of the trees with these numbers, each ``(B,)``."""
-        sums, counts = scores.sums.view(-1, 2), scores.counts.view(-1, 2)
-        reference = self.reference[list(numbers)].to(sums)
-        pairs = PairLogps(sums[:, 0], sums[:, 1], reference[:, 0], reference[:, 1], counts[:, 0], counts[:, 1])
-        rounding = 1e-6 * sums.detach().abs().sum(1)
-        ties = pairs.margin.detach().abs() <= rounding
-        rewards = self.method.reward_scale * (sums.detach() - reference)
+        pairs, scale = self.pairs(scores, numbers), self.method.reward_scale
+        chosen = scale * (pairs.chosen.detach() - pairs.ref_chosen)
+        rejected = scale * (pairs.rejected.detach() - pairs.ref_rejected)
         metrics = {
-            "rewards/chosen": rewards[:, 0],
-            "rewards/rejected": rewards[:, 1],
-            "rewards/margins": rewards[:, 0] - rewards[:, 1],
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
             # A tie is half right: before the first update every pair is one.
-            "rewards/accuracies": torch.where(ties, 0.5, (rewards[:, 0] > rewards[:, 1]).to(rewards)),
-            "logps/chosen": sums[:, 0].detach(),
-            "logps/rejected": sums[:, 1].detach(),
+            "rewards/accuracies": torch.where(ties(pairs), 0.5, (chosen > rejected).to(chosen)),
+            "logps/chosen": pairs.chosen.detach(),
+            "logps/rejected": pairs.rejected.detach(),
+            **pair_metrics(self.method.loss, pairs),
         }
         return self.method.loss(pairs), metrics
+
+    def inspect(self, bench: Workbench, scores: TreeScores, numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
+        """Gradient entanglement of some of the trees with these numbers."""
+        trees, pairs = [self.trees[i] for i in numbers], self.pairs(scores, numbers)
+        return entangled(self.method.entanglement, self.method.loss, bench, scores, trees, pairs, numbers)
