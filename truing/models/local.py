@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from truing.core.lazy import torch
 from truing.core.policy import Chat, Draw, Editable, Reply, Sampling, Tree, TreeScores, Workbench
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
-from truing.engine.attend import routed
 from truing.engine.draw import Sampler
 from truing.engine.score import Scorer
 from truing.models.folder import load_tokenizer, settle
@@ -155,19 +154,11 @@ class _Bench(Workbench):
         self.module = copy.deepcopy(origin.model)
         self.module.requires_grad_(True)
         self.scorer = Scorer(self.module, origin.scorer.budget, origin.log, origin.scorer.layout)
-        self.held: ExitStack | None = None
 
     def score(self, trees: Sequence[Tree]) -> TreeScores:
-        self.scorer.prove(trees)
-        if self.held is None and self.scorer.layout == "packed":
-            # To the end, not for this pass only: recomputed activations attend once more in the backward pass.
-            self.held = ExitStack()
-            self.held.enter_context(routed(self.module))
         return self.scorer(trees)
 
     def close(self) -> Local:
-        if self.held is not None:
-            self.held.close()
         self.module.zero_grad(set_to_none=True)
         return Local(self.module.eval(), self.origin.tokenizer, name=self.origin.name, log=self.origin.log)
 

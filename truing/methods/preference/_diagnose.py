@@ -13,7 +13,8 @@ from truing.engine.entangle import exact, last_layers
 if TYPE_CHECKING:
     from truing.methods.preference._family import PairLogps
 
-Loss = Callable[["PairLogps"], torch.Tensor]
+    Loss = Callable[[PairLogps], torch.Tensor]
+
 SPENT = 0.05
 """A pair whose pull is below this share of what it was at the base is saturated: under DPO, ``sigmoid(reward margin)``
 is then beyond 0.975."""
