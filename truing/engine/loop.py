@@ -12,6 +12,7 @@ from truing.core.lazy import torch
 from truing.core.policy import Tree, Workbench
 from truing.core.run import Run
 from truing.engine.checkpoint import Checkpoint
+from truing.engine.precision import autocast
 from truing.engine.settings import Objective, Training, learning_rate
 from truing.engine.tree import batches
 
@@ -92,7 +93,7 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         for part in batches([self.trees[i] for i in members], self.settings.tokens_per_batch):
             numbers = [members[k] for k in part]
-            with self.accelerator.autocast():
+            with autocast(self.settings.precision):
                 scores = self.bench.score([self.trees[i] for i in numbers])
             losses, metrics = self.objective.loss(scores, numbers)
             self.accelerator.backward(losses.sum() / weight)
@@ -133,7 +134,7 @@ class Loop:
     def _evaluate(self) -> None:
         sums: dict[str, float] = {}
         weight = sum(self.objective.weights[i] for i in self.held_out)
-        with torch.no_grad():
+        with torch.no_grad(), autocast(self.settings.precision):
             for part in batches([self.trees[i] for i in self.held_out], self.settings.tokens_per_batch):
                 numbers = [self.held_out[k] for k in part]
                 losses, metrics = self.objective.loss(self.bench.score([self.trees[i] for i in numbers]), numbers)

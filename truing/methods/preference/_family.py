@@ -62,7 +62,7 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
             raise bad(self.card.name, "has no pairs", "Give 'data.pairs', or put synthesize/best_and_worst before it.")
         pairs = evidence.pairs
         trees = base.encode_many([p.prompt for p in pairs], [(p.chosen, p.rejected) for p in pairs])
-        reference = reference_logprobs(base, trees, run)
+        reference = reference_logprobs(base, trees, run, self.precision)
         sums = torch.stack([tokens.double().sum() for tokens in reference]).float().view(-1, 2)
         objective = Objective([1.0] * len(trees), _PairObjective(self, sums).score)
         return fit(base, trees, objective, self, run)
