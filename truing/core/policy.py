@@ -176,11 +176,12 @@ class Opening:
         """Settings that contradict each other, or are no regular expressions."""
         found = []
         if self.lora_r and self.unfrozen_parameters:
-            fact = "lora_r trains adapters and leaves every parameter frozen, and unfrozen_parameters names some to train"
+            fact = "lora_r leaves every parameter as it is, and unfrozen_parameters names some to train"
             found.append(Fault(place, fact, "Give one of the two."))
         for name in ("use_dora", "lora_target_modules"):
             if getattr(self, name) and not self.lora_r:
-                found.append(Fault(place, f"{name} is about adapters, and lora_r = 0 trains none", "Set lora_r, e.g. 16."))
+                fact = f"{name} is about adapters, and lora_r = 0 trains none"
+                found.append(Fault(place, fact, "Set lora_r, e.g. 16."))
         for pattern in self.unfrozen_parameters:
             try:
                 re.compile(pattern)

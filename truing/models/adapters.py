@@ -41,7 +41,8 @@ class Adapter:
         from safetensors.torch import save_file
 
         folder.mkdir()
-        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in self.config.to_dict().items()}
+        told = self.config.to_dict().items()
+        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in told}
         text = json.dumps({**plain, "inference_mode": True}, indent=2, sort_keys=True)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         save_file(dict(self.tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -159,7 +160,7 @@ def _targets(model: Any, asked: Sequence[str]) -> list[str] | str:
 
 
 def learnt(model: Any, base: str | None) -> Adapter:
-    """The adapter in a model that :func:`opened` gave, on the CPU; ``base`` is where peft finds the model without it."""
+    """The adapter in a model that :func:`opened` gave; ``base`` is where peft finds the model without it."""
     from peft import get_peft_model_state_dict
 
     config = copy.copy(model.peft_config["default"])

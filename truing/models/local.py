@@ -118,7 +118,9 @@ class Local(Editable):
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         if getattr(self.model, "is_quantized", False):
-            raise bad(self.name, "its weights are held in 4 bits", "Load it without load_in_4bit to read or merge them.")
+            raise bad(
+                self.name, "its weights are held in 4 bits", "To read or merge them, load it without load_in_4bit."
+            )
         return _tensors(self.model)
 
     def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Local:
@@ -221,6 +223,9 @@ def load_local(
         from peft import PeftConfig
 
         adapter, name = name, str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    if adapter is not None and load_in_4bit:
+        fact = "merged into weights of 4 bits, an adapter would be rounded to them"
+        raise bad(f"adapter {adapter!r}", fact, "Save the merged model first, and load that in 4 bits.")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     try:

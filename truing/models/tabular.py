@@ -128,7 +128,8 @@ class Tabular(Editable):
             InputError: adapters, or a part of the table, were asked for.
         """
         if how.lora_r or how.unfrozen_parameters:
-            raise bad("lora_r" if how.lora_r else "unfrozen_parameters", "a table is trained as a whole", "Leave it out.")
+            fact = f"has one parameter, so neither lora_r = {how.lora_r} nor a part of it can be trained"
+            raise bad("table", fact, "Leave lora_r and unfrozen_parameters out.")
         return TabularWorkbench(self)
 
     def save(self, folder: Path) -> None:
