@@ -20,7 +20,6 @@ Shape = Callable[[float], float]
 QUIET: Mapping[str, Shape] = {
     "loss": lambda t: 0.69 - 0.3 * t,
     "grad_norm": lambda t: 3.0,
-    "clipped": lambda t: 0.3,
     "displacement/chosen": lambda t: 4 * t,
     "displacement/rejected": lambda t: -8 * t,
     "saturated": lambda t: 0.5 * t,
@@ -117,12 +116,6 @@ def test_the_loss_did_not_move_or_rose() -> None:
     assert findings(log(loss=lambda t: 2.0 - 0.05 * t, noise=0.2)) == []  # scatter would hide a fall: not known
 
 
-def test_every_step_is_clipped() -> None:
-    found = only(log(clipped=lambda t: 1.0, grad_norm=lambda t: 12.0, noise=0.0))
-    assert found.kind == "clipping"
-    assert "100 % of the steps; its norm is about 12" in found.fact
-
-
 def test_rows_may_lack_what_was_not_measured() -> None:
     """Rows of an evaluation, of imitation, of another version."""
     rows: list[Any] = [*log(displacement__chosen=lambda t: -9.0), {"step": 200.0, "eval_loss": 1.0}]
@@ -136,10 +129,10 @@ def test_rows_may_lack_what_was_not_measured() -> None:
 
 
 def test_a_checkpoint_keeps_what_decides() -> None:
-    rows = log(displacement__chosen=lambda t: -9.0, saturated=lambda t: 1.0, clipped=lambda t: 1.0)
+    rows = log(displacement__chosen=lambda t: -9.0, saturated=lambda t: 1.0)
     kept = json.loads(json.dumps([{name: row[name] for name in READS} for row in rows]))
     assert findings(kept) == findings(rows)
-    assert len(findings(kept)) == 3
+    assert len(findings(kept)) == 2
 
 
 class TestWhileTraining:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from truing.core.errors import Fault
 from truing.core.rng import Rng
 from truing.core.run import Log
 
@@ -148,6 +150,52 @@ class TreeScores:
         return zeros.index_add(0, self.owner, self.tokens)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What of a policy is trained, under the names of TRL, peft and Axolotl.
+
+    There is no ``lora_dropout``: its noise would be ambient, and would part policy and reference before the first step.
+
+    Attributes:
+        lora_r: rank of the adapters that are trained instead of the weights (arXiv:2106.09685); 0 trains the weights.
+            Adapters want about ten times the learning rate.
+        lora_alpha: an adapter's product is scaled by ``lora_alpha / lora_r``.
+        lora_target_modules: the layers with an adapter, by the end of their names; empty is every block's projections.
+        use_dora: adapters of the direction, beside a magnitude for each output (arXiv:2402.09353).
+        unfrozen_parameters: regular expressions: without adapters, only parameters in whose names one is found are
+            trained; empty is all of them.
+        gradient_checkpointing: keep activations between blocks only and compute the others twice: less memory.
+    """
+
+    lora_r: Annotated[int, Ge(0)] = 0
+    lora_alpha: Annotated[int, Ge(1)] = 32
+    lora_target_modules: tuple[str, ...] = ()
+    use_dora: bool = False
+    unfrozen_parameters: tuple[str, ...] = ()
+    gradient_checkpointing: bool = False
+
+    def faults(self, place: str = "") -> list[Fault]:
+        """Settings that contradict each other, or are no regular expressions."""
+        found = []
+        if self.lora_r and self.unfrozen_parameters:
+            fact = "lora_r leaves every parameter as it is, and unfrozen_parameters names some to train"
+            found.append(Fault(place, fact, "Give one of the two."))
+        for name in ("use_dora", "lora_target_modules"):
+            if getattr(self, name) and not self.lora_r:
+                fact = f"{name} is about adapters, and lora_r = 0 trains none"
+                found.append(Fault(place, fact, "Set lora_r, e.g. 16."))
+        for pattern in self.unfrozen_parameters:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                found.append(Fault(place, f"unfrozen_parameters: {pattern!r} is no regular expression: {error}"))
+        return found
+
+
+WHOLE = Opening()
+"""Every weight is trained."""
+
+
 class Workbench(ABC):
     """A private, trainable copy of an editable policy."""
 
@@ -163,7 +211,13 @@ class Workbench(ABC):
 
 
 class Editable(Scorable):
-    """Something that can be opened: its weights read, replaced, trained."""
+    """Something that can be opened: its weights read, replaced, trained.
+
+    Attributes:
+        trained_parameters: how many numbers training could change to make it; None where nobody counted.
+    """
+
+    trained_parameters: int | None = None
 
     @abstractmethod
     def weights(self) -> Mapping[str, torch.Tensor]:
@@ -182,8 +236,12 @@ class Editable(Scorable):
         return [self.encode(chat, group) for chat, group in zip(chats, replies, strict=True)]
 
     @abstractmethod
-    def open(self) -> Workbench:
-        """A trainable copy."""
+    def open(self, how: Opening = WHOLE, seed: int = 0) -> Workbench:
+        """A trainable copy; ``seed`` decides the first weights of what is new in it.
+
+        Raises:
+            InputError: the policy cannot be opened so.
+        """
 
     def tree_logprobs(self, trees: Sequence[Tree], log: Log) -> list[torch.Tensor]:
         """Log-probability of each token of each reply, ``(T_i,)`` nats, without gradient."""

@@ -57,8 +57,15 @@ def routed(model: Any) -> Iterator[None]:
     config = model.config.get_text_config()
     if odd := set(getattr(config, "layer_types", None) or ()) - KINDS:
         raise TypeError(f"layers of kind {sorted(odd)} need their own mask")
+    with attending(config, NAME):
+        yield
+
+
+@contextmanager
+def attending(config: Any, name: str) -> Iterator[None]:
+    """Within it, the models of this configuration attend by the function that transformers knows under ``name``."""
     before = config._attn_implementation
-    config._attn_implementation_internal = NAME
+    config._attn_implementation_internal = name
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from truing.core.lazy import torch
 from truing.core.policy import Chat, Draw, Editable, Policy, Sampling, Tree
 from truing.core.rng import Rng
 from truing.core.run import Log, Run
+from truing.engine.precision import Precision, autocast
 
 
 def digest(*parts: object) -> str:
@@ -45,17 +46,25 @@ def tree_digest(trees: Sequence[Tree]) -> str:
     return sha.hexdigest()
 
 
-def reference_logprobs(base: Editable, trees: Sequence[Tree], run: Run) -> list[torch.Tensor]:
+def reference_logprobs(
+    base: Editable, trees: Sequence[Tree], run: Run, precision: Precision = "float32"
+) -> list[torch.Tensor]:
     """Per-token log-probabilities of every reply under ``base``, ``(T_i,)`` nats, computed once and kept.
 
-    Per token and not per sequence, so that every loss, averaged, truncated or summed, can use one pass.
+    Per token and not per sequence, so that every loss, averaged, truncated or summed, can use one pass. In the
+    precision of the policy's passes, whose rounding then cancels: before the first update policy and base are one.
     """
+
+    def score() -> list[torch.Tensor]:
+        with autocast(precision):
+            return base.tree_logprobs(trees, run.log)
+
     if run.cache is None:
-        return base.tree_logprobs(trees, run.log)
+        return score()
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    path = run.cache / "logprobs" / f"{digest(base.fingerprint, tree_digest(trees))[:40]}.safetensors"
+    path = run.cache / "logprobs" / f"{digest(base.fingerprint, tree_digest(trees), precision)[:40]}.safetensors"
     counts = [len(reply) for tree in trees for reply in tree.replies]
     if path.exists():
         try:
@@ -67,7 +76,7 @@ def reference_logprobs(base: Editable, trees: Sequence[Tree], run: Run) -> list[
         except (SafetensorError, KeyError, OSError) as error:
             reason = str(error)
         run.log.say(f"warning: the cache entry {path} is unreadable ({reason}); computing it again")
-    found = base.tree_logprobs(trees, run.log)
+    found = score()
     whole = torch.cat(found) if found else torch.zeros(0)
     write_atomically(path, lambda file: save_file({"tokens": whole}, file))
     return found

@@ -25,6 +25,7 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
         objective: loss and weight of each.
 
     Raises:
+        InputError: there is nothing to train on, or the base cannot be opened as the settings say.
         RunError: a loss or gradient that is not finite.
     """
     if settings.max_steps == 0:
@@ -34,7 +35,7 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
         raise bad("", "there is nothing to train on", "Give at least one example that the data contract keeps.")
     per_epoch = math.ceil(len(train) / settings.step_size)
     total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
-    bench = base.open()
+    bench = base.open(settings, run.rng("fit", "adapter").integer())
     loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch)
     loop.go()
     return bench.close()

@@ -14,6 +14,7 @@ from truing.core.run import Run
 from truing.engine.checkpoint import Checkpoint
 from truing.engine.memory import device_peak, resident
 from truing.engine.meter import HEED, Meter
+from truing.engine.precision import autocast
 from truing.engine.settings import Objective, Training, learning_rate
 from truing.engine.tree import batches
 from truing.engine.verdicts import READS, findings
@@ -107,14 +108,14 @@ class Loop:
         sums = []
         for part in batches([self.trees[i] for i in members], self.settings.tokens_per_batch):
             numbers = [members[k] for k in part]
-            with self.accelerator.autocast():
+            with autocast(self.settings.precision):
                 scores = self.bench.score([self.trees[i] for i in numbers])
             losses, metrics = self.objective.loss(scores, numbers)
             self.meter.add(metrics)
             self.meter.add({"loss": losses}, sum(self.objective.weights[i] for i in numbers))
             sums.append(losses.detach().sum())
             if self.objective.inspect is not None and self.settings.logging_steps:
-                with self.accelerator.autocast():
+                with autocast(self.settings.precision):
                     self.meter.add(self.objective.inspect(self.bench, scores, numbers))
             self.resident = max(self.resident, resident())  # here all that the backward pass needs is held
             self.accelerator.backward(losses.sum() / weight)
@@ -148,7 +149,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         meter = Meter()
-        with torch.no_grad():
+        with torch.no_grad(), autocast(self.settings.precision):
             for part in batches([self.trees[i] for i in self.held_out], self.settings.tokens_per_batch):
                 numbers = [self.held_out[k] for k in part]
                 losses, metrics = self.objective.loss(self.bench.score([self.trees[i] for i in numbers]), numbers)

@@ -14,6 +14,7 @@ from truing.core.lazy import torch
 from truing.core.policy import Tree, TreeScores
 from truing.core.run import Log, Quiet
 from truing.engine.attend import routed
+from truing.engine.precision import autocast
 from truing.engine.tree import batches, pack, portions
 
 CHUNK = 512  # targets projected at once: 512 x 49k logits are 100 MB in float32
@@ -117,7 +118,8 @@ class Scorer:
             return  # nothing but empty replies: nothing to tell the layouts apart by
         training = self.model.training
         self.model.eval()
-        with torch.no_grad():
+        # In the model's own numbers: under autocast both layouts are rounded, and differ by that.
+        with torch.no_grad(), autocast("float32"):
             plain = score_plain(self.model, few).tokens
             try:
                 gap = (score_packed(self.model, few).tokens - plain).abs().max().item()

@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from truing.core.lazy import torch
-from truing.core.policy import TreeScores, Workbench
+from truing.core.policy import Opening, TreeScores, Workbench
+from truing.engine.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """The fields of every method that trains, under the names of TRL and transformers.
+class Schedule:
+    """How long, how fast and in what cuts a method trains, under the names of TRL and transformers.
 
     Attributes:
         learning_rate: peak of the schedule.
@@ -30,7 +31,7 @@ class Training:
         tokens_per_batch: packed tokens in memory at once; changes speed and memory, nothing else.
         eval_fraction: share of the examples held out and scored at the end and every ``eval_steps``.
         eval_steps, logging_steps, save_steps: every so many steps; 0 is never.
-        bf16: autocast to bfloat16, with float32 master weights.
+        bf16: autocast to bfloat16, with float32 master weights; the reference pass too.
     """
 
     learning_rate: Annotated[float, Ge(0)] = 1e-6
@@ -53,6 +54,16 @@ class Training:
     def step_size(self) -> int:
         """Examples an optimiser step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def precision(self) -> Precision:
+        """Of the forward passes."""
+        return "bf16" if self.bf16 else "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Opening, Schedule):
+    """The fields of every method that trains."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,6 @@ ONE_SIDED = 0.8
 """Share of pairs with the longer reply chosen beyond which length alone ranks the data well."""
 SPENT = 0.8
 """Share of pairs that no longer pull."""
-ALWAYS = 0.95
-"""Share of steps whose gradient was clipped."""
 STILL = 0.02
 """Relative change of the loss, its uncertainty included, below which it did not move."""
 ROSE = 0.05
@@ -37,7 +35,7 @@ class Finding:
     """Something that goes wrong.
 
     Attributes:
-        kind: ``displacement``, ``length``, ``saturation``, ``clipping`` or ``loss``.
+        kind: ``displacement``, ``length``, ``saturation`` or ``loss``.
         fact: what the log says.
         mend: what to do about it.
         since: the step from which on it was so, where that can be said.
@@ -67,7 +65,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     Args:
         rows: metrics under the names that the training loop logs; a row may lack some.
     """
-    judged = (rule(rows) for rule in (_displacement, _length, _saturation, _loss, _clipping))
+    judged = (rule(rows) for rule in (_displacement, _length, _saturation, _loss))
     return [finding for finding in judged if finding is not None]
 
 
@@ -187,21 +185,8 @@ def _loss(rows: Sequence[Row]) -> Finding | None:
     return None
 
 
-def _clipping(rows: Sequence[Row]) -> Finding | None:
-    """Where every step is clipped, the limit sets its length."""
-    clipped, norms = _series(rows, "clipped"), _series(rows, "grad_norm")
-    if not clipped or not norms or (share := _level(clipped).mean) < ALWAYS:
-        return None
-    middle = sorted(value for _, value in norms)[len(norms) // 2]
-    fact = f"The gradient was clipped at {_percent(share)} of the steps; its norm is about {middle:.2g}"
-    mend = (
-        f"Every step then weighs alike, whatever it holds; with max_grad_norm near {middle:.2g} only outliers are cut."
-    )
-    return Finding("clipping", fact, mend)
-
-
 READS = (
-    "step", "loss", "grad_norm", "clipped", "displacement/chosen", "displacement/rejected", "saturated",
+    "step", "loss", "displacement/chosen", "displacement/rejected", "saturated",
     "lengths/chosen", "lengths/longer_rewarded", "lengths/longer_chosen", "entanglement/chosen_falls",
 )  # fmt: skip
 """The metrics that decide: a checkpoint keeps these of each row."""

@@ -23,6 +23,7 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    load_in_4bit: bool = False,
     log: Log | None = None,
 ) -> Policy:
     """A policy by name.
@@ -31,7 +32,7 @@ def load_model(
         name: an embedded model (``smollm2``), a folder, a Hub name, a saved table, or ``URL#MODEL`` of an endpoint
             that speaks OpenAI's protocol.
         adapter: a PEFT adapter to apply to a local model.
-        dtype, device, trust_remote_code, allow_pickle: see :func:`truing.models.local.load_local`.
+        dtype, device, trust_remote_code, allow_pickle, load_in_4bit: see :func:`truing.models.local.load_local`.
 
     Raises:
         InputError: there is no such model, or it is not safe to open as asked.
@@ -53,9 +54,9 @@ def load_model(
         return Remote.load(Path(name))
     from truing.models.local import load_local
 
-    options = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    options = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle, "load_in_4bit": load_in_4bit}
     policy = load_local(_place(name), adapter=adapter, dtype=dtype, device=device, log=log, **options)
-    policy.origin = name if adapter is None else None
+    policy.origin = None if adapter is not None or load_in_4bit else name
     return policy
 
 

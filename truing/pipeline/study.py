@@ -58,7 +58,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     log = Terminal()
     began = time.monotonic()
     log.say(f"{recipe.name}: {recipe.model}, {len(recipe.points)} arms")
-    base = load(recipe.model, log=log, **({"adapter": recipe.adapter} if recipe.adapter else {}))
+    base = load(recipe.model, log=log, adapter=recipe.adapter, load_in_4bit=recipe.load_in_4bit)
     inputs = read_inputs(recipe, **(token_limits(base.template, base.context) if isinstance(base, Local) else {}))
     for name, ledger in inputs.ledgers.items():
         log.say(f"  {name}: {ledger.brief()}")
@@ -162,9 +162,9 @@ class Study:
             method = step.build()
             outcome = method(policy, evidence, run.within(f"{number}"))
             if isinstance(outcome, Policy):
-                policy = outcome
                 if isinstance(method, Training) and isinstance(outcome, Editable):
-                    trained = sum(tensor.numel() for tensor in outcome.weights().values())
+                    trained = 0 if outcome is policy else _trained(outcome)
+                policy = outcome
             elif isinstance(outcome, Evidence):
                 evidence = evidence.merged(outcome)
             elif not isinstance(outcome, Measures):
@@ -207,6 +207,13 @@ class Study:
         if not self.inputs.prompts:
             names = [name for name in names if name in ("perplexity", "cost")]
         return [name for name in names if name != "cost"] if point is BASE and not self.inputs.prompts else names
+
+
+def _trained(policy: Editable) -> int:
+    """How many numbers training could change."""
+    if policy.trained_parameters is not None:
+        return policy.trained_parameters
+    return sum(tensor.numel() for tensor in policy.weights().values())
 
 
 def _line(rows: Sequence[Measure]) -> str:

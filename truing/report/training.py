@@ -73,7 +73,7 @@ def untroubled(study: Study, mark: Mark = str) -> str:
     rest = [arm for arm in study.arms if arm.training and arm.name not in told]
     judged = [mark(arm.name) for arm in rest if sum("loss" in row for row in arm.training) >= LEAST]
     short = [mark(arm.name) for arm in rest if mark(arm.name) not in judged]
-    asked = "falling chosen replies, length, saturation, clipping or the loss"
+    asked = "falling chosen replies, length, saturation or the loss"
     parts = [f"Nothing to warn of in {listed(judged)}, as to {asked}."] if judged else []
     parts += [f"Too little was logged of {listed(short)} to say more: fewer than {LEAST} rows."] if short else []
     return " ".join(parts)

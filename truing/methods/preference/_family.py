@@ -70,7 +70,7 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
             raise bad(self.card.name, "has no pairs", "Give 'data.pairs', or put synthesize/best_and_worst before it.")
         given = evidence.pairs
         trees = base.encode_many([p.prompt for p in given], [(p.chosen, p.rejected) for p in given])
-        reference = reference_logprobs(base, trees, run)
+        reference = reference_logprobs(base, trees, run, self.precision)
         sums = torch.stack([tokens.double().sum() for tokens in reference]).float().view(-1, 2)
         pairs = _PairObjective(self, sums, trees)
         return fit(base, trees, Objective([1.0] * len(trees), pairs.score, pairs.inspect), self, run)
