@@ -133,11 +133,14 @@ class TreeScores:
         tokens: ``(T,)`` nats, every target token, tree by tree, reply by reply.
         owner: ``(T,)`` int64, the number of the reply (over all trees) that a token belongs to.
         counts: ``(S,)`` int64, tokens of each reply.
+        collisions: ``(T,)`` nats, the log of the sum of all squared probabilities where a token is predicted, without
+            gradient; None where nobody asked for it.
     """
 
     tokens: torch.Tensor
     owner: torch.Tensor
     counts: torch.Tensor
+    collisions: torch.Tensor | None = None
 
     @property
     def sums(self) -> torch.Tensor:
@@ -147,9 +150,15 @@ class TreeScores:
 
 
 class Workbench(ABC):
-    """A private, trainable copy of an editable policy."""
+    """A private, trainable copy of an editable policy.
+
+    Attributes:
+        module: what is trained.
+        collisions: whether scores tell the chance that two draws agree.
+    """
 
     module: torch.nn.Module
+    collisions: bool = False
 
     @abstractmethod
     def score(self, trees: Sequence[Tree]) -> TreeScores:

@@ -9,7 +9,7 @@ from typing import Any
 
 from truing.core.errors import RunError, bad
 from truing.core.lazy import torch
-from truing.core.policy import Tree, Workbench
+from truing.core.policy import Tree, TreeScores, Workbench
 from truing.core.run import Run
 from truing.engine.checkpoint import Checkpoint
 from truing.engine.settings import Objective, Training, learning_rate
@@ -90,8 +90,9 @@ class Loop:
         # Dropout stays off: its noise is ambient, and would make policy and reference differ before the first update.
         self.bench.module.eval()
         self.optimiser.zero_grad(set_to_none=True)
-        for part in batches([self.trees[i] for i in members], self.settings.tokens_per_batch):
-            numbers = [members[k] for k in part]
+        parts = self._parts(members)
+        self._survey(parts)
+        for numbers in parts:
             with self.accelerator.autocast():
                 scores = self.bench.score([self.trees[i] for i in numbers])
             losses, metrics = self.objective.loss(scores, numbers)
@@ -108,9 +109,27 @@ class Loop:
             group["lr"] = rate
         self.optimiser.step()
         self.step += 1
+        if self.objective.companion is not None:
+            self.objective.companion.follow(self.bench.module, self.step)
         self.tokens += sum(self.trees[i].size for i in members)
         self.sums["grad_norm"] = self.sums.get("grad_norm", 0.0) + float(norm) * len(members)
         self.rate = rate
+
+    def _parts(self, members: Sequence[int]) -> list[list[int]]:
+        """Examples by the forward pass that they go in, the same order whatever the cut."""
+        cut = batches([self.trees[i] for i in members], self.settings.tokens_per_batch)
+        return [[members[k] for k in part] for part in cut]
+
+    def _survey(self, parts: Sequence[Sequence[int]]) -> None:
+        """Show an objective that asks for it a whole step at once, before any of its losses."""
+        if self.objective.survey is None:
+            return
+        with torch.no_grad(), self.accelerator.autocast():
+            scores = [self.bench.score([self.trees[i] for i in part]) for part in parts]
+        counts = torch.cat([part.counts for part in scores])
+        owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        tokens = torch.cat([part.tokens for part in scores])
+        self.objective.survey(TreeScores(tokens, owner, counts), [i for part in parts for i in part])
 
     def _collect(self, losses: torch.Tensor, metrics: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> None:
         for name, values in metrics.items():
@@ -134,8 +153,9 @@ class Loop:
         sums: dict[str, float] = {}
         weight = sum(self.objective.weights[i] for i in self.held_out)
         with torch.no_grad():
-            for part in batches([self.trees[i] for i in self.held_out], self.settings.tokens_per_batch):
-                numbers = [self.held_out[k] for k in part]
+            parts = self._parts(self.held_out)
+            self._survey(parts)
+            for numbers in parts:
                 losses, metrics = self.objective.loss(self.bench.score([self.trees[i] for i in numbers]), numbers)
                 sums["eval_loss"] = sums.get("eval_loss", 0.0) + float(losses.sum()) / weight
                 for name, values in metrics.items():
@@ -149,6 +169,8 @@ class Loop:
         for i, parameter in enumerate(self.parameters):
             for name, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{i}.{name}"] = value
+        if self.objective.companion is not None:
+            tensors |= {f"companion.{name}": value for name, value in self.objective.companion.state().items()}
         plain = {"step": self.step, "tokens": self.tokens, "seen": self.seen, "weight": self.weight}
         return tensors, {**plain, "sums": self.sums}
 
@@ -160,5 +182,8 @@ class Loop:
                 start = f"optimiser.{i}."
                 found = {k.removeprefix(start): v.clone() for k, v in tensors.items() if k.startswith(start)}
                 self.optimiser.state[parameter] = found
+        if self.objective.companion is not None:
+            found = {k.removeprefix("companion."): v for k, v in tensors.items() if k.startswith("companion.")}
+            self.objective.companion.restore(found)
         self.step, self.tokens, self.seen = plain["step"], plain["tokens"], plain["seen"]
         self.weight, self.sums = plain["weight"], dict(plain["sums"])

@@ -6,7 +6,7 @@ that the backward pass computes again. Sums are in float32 whatever the model's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,6 +51,16 @@ def target_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> 
     return torch.cat(pieces) if pieces else hidden.new_zeros(0)
 
 
+def target_collisions(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """``log sum_v p(v | hidden)^2`` for ``(T, D)`` hidden states: ``(T,)``, nats, without gradient."""
+    pieces = [hidden.new_zeros(0)]
+    with torch.no_grad():
+        for states in hidden.split(CHUNK):
+            logits = project(model, states)
+            pieces.append((2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1))
+    return torch.cat(pieces)
+
+
 def model_mask(model: Any, packed: Packed) -> Any:
     """The block mask in the form that the model's attention takes: by layer kind where it slides."""
     config = model.config.get_text_config()
@@ -67,7 +77,7 @@ def model_mask(model: Any, packed: Packed) -> Any:
     return form(None if kinds else window)  # a model that names its layers' kinds slides only where it says so
 
 
-def score_packed(model: Any, trees: Sequence[Tree], row: int | None = None) -> TreeScores:
+def score_packed(model: Any, trees: Sequence[Tree], row: int | None = None, *, collisions: bool = False) -> TreeScores:
     """Scores from packed rows: one pass, each prompt once."""
     packed = pack(trees, row).to(model.device)
     hidden = model.base_model(
@@ -77,12 +87,13 @@ def score_packed(model: Any, trees: Sequence[Tree], row: int | None = None) -> T
         use_cache=False,
     ).last_hidden_state
     states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, packed.reads)
-    return TreeScores(target_logprobs(model, states, packed.targets), packed.owner, packed.counts)
+    agree = target_collisions(model, states) if collisions else None
+    return TreeScores(target_logprobs(model, states, packed.targets), packed.owner, packed.counts, agree)
 
 
-def score_plain(model: Any, trees: Sequence[Tree]) -> TreeScores:
+def score_plain(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
     """Scores from the model's own forward pass, one sequence at a time: what packed is proved against."""
-    pieces, counts = [], []
+    pieces, agree, counts = [], [torch.zeros(0, device=model.device)], []
     for tree in trees:
         for reply in tree.replies:
             ids = torch.tensor([[*tree.prompt, *reply]], device=model.device)
@@ -90,10 +101,14 @@ def score_plain(model: Any, trees: Sequence[Tree]) -> TreeScores:
             logits = logits if logits.dtype == torch.float64 else logits.float()
             picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
             pieces.append(picked - logits.logsumexp(-1))
+            if collisions:
+                seen = logits.detach()
+                agree.append((2 * seen).logsumexp(-1) - 2 * seen.logsumexp(-1))
             counts.append(len(reply))
     sizes = torch.tensor(counts, dtype=torch.int64, device=model.device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=model.device), sizes)
-    return TreeScores(torch.cat(pieces) if pieces else torch.zeros(0, device=model.device), owner, sizes)
+    tokens = torch.cat(pieces) if pieces else torch.zeros(0, device=model.device)
+    return TreeScores(tokens, owner, sizes, torch.cat(agree) if collisions else None)
 
 
 @dataclass
@@ -111,11 +126,12 @@ class Scorer:
     log: Log = field(default_factory=Quiet)
     layout: Literal["packed", "plain"] | None = None
 
-    def __call__(self, trees: Sequence[Tree]) -> TreeScores:
+    def __call__(self, trees: Sequence[Tree], collisions: bool = False) -> TreeScores:
         """One pass over some trees, with gradient where gradients are enabled."""
         self.prove(trees)
-        run: Callable[[Any, Sequence[Tree]], TreeScores] = score_packed if self.layout == "packed" else score_plain
-        return run(self.model, trees)
+        if self.layout == "packed":
+            return score_packed(self.model, trees, collisions=collisions)
+        return score_plain(self.model, trees, collisions=collisions)
 
     def prove(self, trees: Sequence[Tree]) -> None:
         """Compare packed with plain on a few real trees, once; fall back with a warning where they differ."""

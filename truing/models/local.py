@@ -151,7 +151,7 @@ class _Bench(Workbench):
         self.scorer = Scorer(self.module, origin.scorer.budget, origin.log, origin.scorer.layout)
 
     def score(self, trees: Sequence[Tree]) -> TreeScores:
-        return self.scorer(trees)
+        return self.scorer(trees, self.collisions)
 
     def close(self) -> Local:
         self.module.zero_grad(set_to_none=True)

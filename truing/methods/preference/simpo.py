@@ -8,7 +8,8 @@ from annotated_types import Ge, Gt, Lt
 
 from truing.core.lazy import torch
 from truing.core.method import method
-from truing.methods.preference._family import PairLogps, PreferenceMethod, logistic
+from truing.methods.preference._family import PairLogps, PreferenceMethod
+from truing.methods.preference._terms import logistic
 
 
 def simpo_loss(pairs: PairLogps, *, beta: float, simpo_gamma: float, label_smoothing: float) -> torch.Tensor:
