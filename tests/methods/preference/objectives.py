@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
+from truing.core.policy import TreeScores
 from truing.methods.preference._family import PairLogps
+from truing.methods.preference._pairs import gather
 
 Loss = Callable[[PairLogps], torch.Tensor]
 TOKENS = (torch.tensor([4, 1, 30, 7, 12]), torch.tensor([6, 9, 1, 7, 20]))
@@ -30,6 +32,15 @@ def ratios(chosen: torch.Tensor, rejected: torch.Tensor) -> PairLogps:
     """Pairs with these log-ratios, of one token each, over a base that gives every reply 1/e."""
     one, base = torch.ones_like(chosen, dtype=torch.int64), -torch.ones_like(chosen)
     return PairLogps(chosen + base, rejected + base, base, base, one, one)
+
+
+def from_tokens(policy: torch.Tensor, base: torch.Tensor, counts: Sequence[int]) -> PairLogps:
+    """Pairs from the log-probabilities of their tokens, in the order chosen, rejected, chosen, ..."""
+    sizes = torch.tensor(counts)
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    # As if one other token were as likely as all the rest together: p^2 + (1 - p)^2 in a coin's world.
+    agree = torch.log(policy.detach().exp().square() + (1 - policy.detach().exp()).square())
+    return gather(TreeScores(policy, owner, sizes, agree), base)
 
 
 def slopes(loss: Loss, pairs: PairLogps) -> tuple[torch.Tensor, torch.Tensor]:

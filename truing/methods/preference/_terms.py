@@ -43,6 +43,6 @@ def bent(values: torch.Tensor, alpha: float) -> torch.Tensor:
     if alpha == 0:
         return values
     exponent = -alpha * values
-    over = (exponent - STEEP).clamp_min(0)
+    over = F.relu(exponent - STEEP)  # whose slope at 0 is 0, where that of clamp() is 1 on both sides
     tangent = torch.expm1(exponent.clamp_max(STEEP)) + over * torch.exp(torch.full_like(over, STEEP))
     return -tangent / alpha

@@ -13,7 +13,7 @@ from truing.methods.preference._terms import chosen_nll, logistic
 
 
 def cpo_loss(pairs: PairLogps, *, beta: float, cpo_alpha: float, label_smoothing: float) -> torch.Tensor:
-    """DPO's loss under a uniform base, and imitation of the chosen reply. Eq. 5, Xu et al. 2024, arXiv:2401.08417.
+    """DPO's loss under a uniform base, and imitation of the chosen reply. Xu et al. 2024, arXiv:2401.08417.
 
     ``softplus(-beta (S_w - S_l)) - cpo_alpha S_w / n_w``. The gradient is ``-beta w - cpo_alpha / n_w`` on the chosen
     sum and ``beta w`` on the rejected one, ``w = sigmoid(-beta (S_w - S_l))``. The second term is a mean over the

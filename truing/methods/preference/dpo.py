@@ -18,7 +18,7 @@ def dpo_loss(pairs: PairLogps, *, beta: float, label_smoothing: float) -> torch.
     With label smoothing it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences"): the cross
     entropy from labels that are right with probability ``1 - label_smoothing``. The gradient in the margin is
     ``-beta (sigmoid(-beta m) - label_smoothing)``, 0 at a margin of ``logit(1 - label_smoothing) / beta`` nats. TRL
-    smooths so up to 0.28 and ignores the setting from 0.29 on.
+    smooths so up to 0.24 and ignores the setting from 0.29 on.
 
     Args:
         pairs: reply log-probabilities under the policy and its base, each summed over tokens, ``(B,)``, nats.

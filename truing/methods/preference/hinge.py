@@ -12,10 +12,10 @@ from truing.methods.preference._family import PairLogps, PreferenceMethod
 
 
 def hinge_loss(pairs: PairLogps, *, beta: float) -> torch.Tensor:
-    """What the scaled margin lacks to 1. Eq. 9, Liu et al. 2023, arXiv:2309.06657 (RSO's "hinge-norm").
+    """What the scaled margin lacks to 1. Liu et al. 2023, arXiv:2309.06657 (RSO's "hinge-norm").
 
-    SLiC's own (arXiv:2305.10425) is on log-probabilities, without a base, and in nats: ``delta = 1 / beta``.
-    The gradient in the margin is ``-beta`` below ``1 / beta`` nats and 0 above.
+    SLiC's own (arXiv:2305.10425) is on log-probabilities, without a base, and in nats: ``delta = 1 / beta``. The
+    gradient in the margin is ``-beta`` below ``1 / beta`` nats and 0 above.
 
     Args:
         pairs: reply log-probabilities under the policy and its base, each summed over tokens, ``(B,)``, nats.

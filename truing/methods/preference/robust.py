@@ -12,7 +12,7 @@ from truing.methods.preference._family import PairLogps, PreferenceMethod
 
 
 def robust_loss(pairs: PairLogps, *, beta: float, label_smoothing: float) -> torch.Tensor:
-    """DPO's loss less that of the flipped pair. Eq. 12, Chowdhury, Kini and Natarajan 2024, arXiv:2403.00409.
+    """DPO's loss less that of the flipped pair. Chowdhury, Kini and Natarajan 2024, arXiv:2403.00409.
 
     ``((1 - e) softplus(-beta m) - e softplus(beta m)) / (1 - 2 e)``, whose mean over labels that are flipped with
     probability ``e`` is DPO's loss on the true label. The gradient in the margin is
