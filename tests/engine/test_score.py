@@ -237,9 +237,9 @@ def test_a_prompt_is_read_once_for_all_that_is_asked_of_it(
     pairs = [Tree(prompt, (replies[a], replies[b])) for a, b in ((0, 1), (2, 1), (0, 2))]
     inner, seen = score.score_packed, []
 
-    def spy(model: Any, trees: Sequence[Tree]) -> TreeScores:
+    def spy(model: Any, trees: Sequence[Tree], **more: Any) -> TreeScores:
         seen.append(sum(tree.size for tree in trees))
-        return inner(model, trees)
+        return inner(model, trees, **more)
 
     monkeypatch.setattr(score, "score_packed", spy)
     found = Scorer(model, budget, layout="packed").many(pairs)

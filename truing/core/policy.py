@@ -136,12 +136,15 @@ class TreeScores:
         owner: ``(T,)`` int64, the number of the reply (over all trees) that a token belongs to.
         counts: ``(S,)`` int64, tokens of each reply.
         states: ``(T, D)``, the last hidden state that each token is predicted from; None where it was not kept.
+        collisions: ``(T,)`` nats, the log of the sum of all squared probabilities where a token is predicted, without
+            gradient; None where nobody asked for it.
     """
 
     tokens: torch.Tensor
     owner: torch.Tensor
     counts: torch.Tensor
     states: torch.Tensor | None = None
+    collisions: torch.Tensor | None = None
 
     @property
     def sums(self) -> torch.Tensor:
@@ -197,9 +200,15 @@ WHOLE = Opening()
 
 
 class Workbench(ABC):
-    """A private, trainable copy of an editable policy."""
+    """A private, trainable copy of an editable policy.
+
+    Attributes:
+        module: what is trained.
+        collisions: whether scores tell the chance that two draws agree.
+    """
 
     module: torch.nn.Module
+    collisions: bool = False
 
     @abstractmethod
     def score(self, trees: Sequence[Tree]) -> TreeScores:

@@ -13,6 +13,7 @@ from truing.core.errors import bad
 from truing.core.policy import Editable, Tree
 from truing.core.run import Run
 from truing.engine.loop import Loop
+from truing.engine.settings import Companion as Companion
 from truing.engine.settings import Objective as Objective
 from truing.engine.settings import Training as Training
 
@@ -36,6 +37,7 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
     per_epoch = math.ceil(len(train) / settings.step_size)
     total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
     bench = base.open(settings, run.rng("fit", "adapter").integer())
+    bench.collisions = objective.collisions
     loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch)
     loop.go()
     return bench.close()

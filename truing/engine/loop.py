@@ -9,7 +9,7 @@ from typing import Any
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.core.policy import Tree, Workbench
+from truing.core.policy import Tree, TreeScores, Workbench
 from truing.core.run import Run
 from truing.engine.checkpoint import Checkpoint
 from truing.engine.memory import device_peak, resident
@@ -106,8 +106,9 @@ class Loop:
         self.bench.module.eval()
         self.optimiser.zero_grad(set_to_none=True)
         sums = []
-        for part in batches([self.trees[i] for i in members], self.settings.tokens_per_batch):
-            numbers = [members[k] for k in part]
+        parts = self._parts(members)
+        self._survey(parts)
+        for numbers in parts:
             with autocast(self.settings.precision):
                 scores = self.bench.score([self.trees[i] for i in numbers])
             losses, metrics = self.objective.loss(scores, numbers)
@@ -128,8 +129,26 @@ class Loop:
             group["lr"] = rate
         self.optimiser.step()
         self.step += 1
+        if self.objective.companion is not None:
+            self.objective.companion.follow(self.bench.module, self.step)
         self.tokens += sum(self.trees[i].size for i in members)
         self.rate = rate
+
+    def _parts(self, members: Sequence[int]) -> list[list[int]]:
+        """Examples by the forward pass that they go in, the same order whatever the cut."""
+        cut = batches([self.trees[i] for i in members], self.settings.tokens_per_batch)
+        return [[members[k] for k in part] for part in cut]
+
+    def _survey(self, parts: Sequence[Sequence[int]]) -> None:
+        """Show an objective that asks for it a whole step at once, before any of its losses."""
+        if self.objective.survey is None:
+            return
+        with torch.no_grad(), autocast(self.settings.precision):
+            scores = [self.bench.score([self.trees[i] for i in part]) for part in parts]
+        counts = torch.cat([part.counts for part in scores])
+        owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        tokens = torch.cat([part.tokens for part in scores])
+        self.objective.survey(TreeScores(tokens, owner, counts), [i for part in parts for i in part])
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -148,10 +167,10 @@ class Loop:
         self.told |= {finding.kind for finding in new}
 
     def _evaluate(self) -> None:
-        meter = Meter()
+        meter, parts = Meter(), self._parts(self.held_out)
+        self._survey(parts)
         with torch.no_grad(), autocast(self.settings.precision):
-            for part in batches([self.trees[i] for i in self.held_out], self.settings.tokens_per_batch):
-                numbers = [self.held_out[k] for k in part]
+            for numbers in parts:
                 losses, metrics = self.objective.loss(self.bench.score([self.trees[i] for i in numbers]), numbers)
                 meter.add(metrics)
                 meter.add({"loss": losses}, sum(self.objective.weights[i] for i in numbers))
@@ -163,6 +182,8 @@ class Loop:
         for i, parameter in enumerate(self.parameters):
             for name, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{i}.{name}"] = value
+        if self.objective.companion is not None:
+            tensors |= {f"companion.{name}": value for name, value in self.objective.companion.state().items()}
         plain = {"step": self.step, "tokens": self.tokens, "rows": self.rows, "told": sorted(self.told)}
         return tensors, {**plain, "meter": self.meter.state()}
 
@@ -174,6 +195,9 @@ class Loop:
                 start = f"optimiser.{i}."
                 found = {k.removeprefix(start): v.clone() for k, v in tensors.items() if k.startswith(start)}
                 self.optimiser.state[parameter] = found
+        if self.objective.companion is not None:
+            found = {k.removeprefix("companion."): v for k, v in tensors.items() if k.startswith("companion.")}
+            self.objective.companion.restore(found)
         self.step, self.tokens, self.rows = plain["step"], plain["tokens"], list(plain["rows"])
         self.told = set(plain["told"])
         self.meter.restore(plain["meter"])

@@ -57,7 +57,17 @@ def target_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> 
     return torch.cat(pieces) if pieces else hidden.new_zeros(0)
 
 
-def score_packed(model: Any, trees: Sequence[Tree]) -> TreeScores:
+def target_collisions(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """``log sum_v p(v | hidden)^2`` for ``(T, D)`` hidden states: ``(T,)``, nats, without gradient."""
+    pieces = [hidden.new_zeros(0)]
+    with torch.no_grad():
+        for states in hidden.split(CHUNK):
+            logits = project(model, states)
+            pieces.append((2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1))
+    return torch.cat(pieces)
+
+
+def score_packed(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
     """Scores from one packed row: one pass, each prompt once.
 
     Raises:
@@ -69,12 +79,14 @@ def score_packed(model: Any, trees: Sequence[Tree]) -> TreeScores:
             input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, trees=packed.layout
         ).last_hidden_state
     states = hidden[0].index_select(0, packed.reads)
-    return TreeScores(target_logprobs(model, states, packed.targets), packed.owner, packed.counts, states)
+    tokens = target_logprobs(model, states, packed.targets)
+    agree = target_collisions(model, states) if collisions else None
+    return TreeScores(tokens, packed.owner, packed.counts, states, agree)
 
 
-def score_plain(model: Any, trees: Sequence[Tree]) -> TreeScores:
+def score_plain(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
     """Scores from the model's own forward pass, one sequence at a time: what packed is proved against."""
-    pieces, counts = [], []
+    pieces, agree, counts = [], [torch.zeros(0, device=model.device)], []
     for tree in trees:
         for reply in tree.replies:
             ids = torch.tensor([[*tree.prompt, *reply]], device=model.device)
@@ -82,10 +94,14 @@ def score_plain(model: Any, trees: Sequence[Tree]) -> TreeScores:
             logits = logits if logits.dtype == torch.float64 else logits.float()
             picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
             pieces.append(picked - logits.logsumexp(-1))
+            if collisions:
+                seen = logits.detach()
+                agree.append((2 * seen).logsumexp(-1) - 2 * seen.logsumexp(-1))
             counts.append(len(reply))
     sizes = torch.tensor(counts, dtype=torch.int64, device=model.device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=model.device), sizes)
-    return TreeScores(torch.cat(pieces) if pieces else torch.zeros(0, device=model.device), owner, sizes)
+    tokens = torch.cat(pieces) if pieces else torch.zeros(0, device=model.device)
+    return TreeScores(tokens, owner, sizes, collisions=torch.cat(agree) if collisions else None)
 
 
 @dataclass
@@ -103,10 +119,10 @@ class Scorer:
     log: Log = field(default_factory=Quiet)
     layout: Literal["packed", "plain"] | None = None
 
-    def __call__(self, trees: Sequence[Tree]) -> TreeScores:
+    def __call__(self, trees: Sequence[Tree], collisions: bool = False) -> TreeScores:
         """One pass over some trees, with gradient where gradients are enabled."""
         self.prove(trees)
-        return (score_packed if self.layout == "packed" else score_plain)(self.model, trees)
+        return (score_packed if self.layout == "packed" else score_plain)(self.model, trees, collisions=collisions)
 
     def prove(self, trees: Sequence[Tree]) -> None:
         """Compare packed with plain on a few real trees, once; fall back with a warning where they differ."""

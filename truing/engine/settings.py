@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
 
@@ -66,6 +66,19 @@ class Training(Opening, Schedule):
     """The fields of every method that trains."""
 
 
+class Companion(Protocol):
+    """Something that goes along with a run and belongs to its state: a moving reference, a running mean."""
+
+    def follow(self, module: torch.nn.Module, step: int) -> None:
+        """The weights as they are after ``step`` steps, counted from 1."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that decides what it does from here on."""
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of :meth:`state`."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """What is minimised: ``sum of losses / sum of weights`` over the examples of a step.
@@ -74,11 +87,18 @@ class Objective:
         weights: ``N`` numbers, one an example: 1 for a mean over examples, its tokens for a mean over tokens.
         loss: from the scores of some trees and their numbers to ``(B,)`` losses and metrics, each ``(B,)``.
         inspect: more metrics, of as many of these examples as it likes, each ``(n,)``; asked with the scores' graph.
+        survey: is shown all examples of a step, scored without gradient, before the loss of any is asked for; for
+            losses that depend on the whole step. It costs one more forward pass.
+        companion: what goes along.
+        collisions: whether scores must tell the chance that two draws of the policy agree, token by token.
     """
 
     weights: Sequence[float]
     loss: Callable[[TreeScores, Sequence[int]], tuple[torch.Tensor, Mapping[str, torch.Tensor]]]
     inspect: Callable[[Workbench, TreeScores, Sequence[int]], Mapping[str, torch.Tensor]] | None = None
+    survey: Callable[[TreeScores, Sequence[int]], None] | None = None
+    companion: Companion | None = None
+    collisions: bool = False
 
 
 def learning_rate(settings: Training, step: int, total: int) -> float:

@@ -169,7 +169,7 @@ class _Bench(Workbench):
 
     def score(self, trees: Sequence[Tree]) -> TreeScores:
         with adapters.recomputing(self.module) if self.how.gradient_checkpointing else nullcontext():
-            return self.scorer(trees)
+            return self.scorer(trees, self.collisions)
 
     def close(self) -> Local:
         self.module.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 from tiny import Notes, make_local, random_trees, same_weights
 
 from truing.core.evidence import Evidence, Pair
-from truing.core.policy import Tree, user
+from truing.core.policy import Tree, TreeScores, user
 from truing.core.run import Run
 from truing.engine.entangle import exact
 from truing.methods.preference._diagnose import EVERY, pair_metrics, pulls
-from truing.methods.preference._family import PairLogps
+from truing.methods.preference._pairs import PairLogps, gather
 from truing.methods.preference.dpo import DPO
 from truing.methods.preference.ipo import IPO
 from truing.models.local import Local
@@ -38,8 +39,34 @@ def pairs(margins: list[float], tokens: tuple[list[int], list[int]] | None = Non
     return PairLogps(ref + margin / 3, ref - 2 * margin / 3, ref, ref, *lengths)
 
 
+def metrics_of(loss: Any, given: PairLogps) -> Mapping[str, torch.Tensor]:
+    return pair_metrics(loss, given, given.margin, referenced=True)
+
+
+def test_without_a_base_there_is_nothing_to_be_displaced_from() -> None:
+    given = pairs([1.0, -1.0], ([5, 2], [3, 4]))
+    found = pair_metrics(DPO().loss, given, given.margin, referenced=False)
+    assert not [name for name in found if name.startswith("displacement") or name == "saturated"]
+    assert found["lengths/longer_rewarded"].tolist() == [1.0, 1.0]
+
+
+def test_a_loss_that_weighs_tokens_pulls_by_their_mean() -> None:
+    """``sum_t w_t log p_t``: raised by ``d`` in all, spread evenly, it rises by the mean weight times ``d``."""
+    scores = TreeScores(
+        torch.randn(7, dtype=torch.float64), torch.tensor([0, 0, 0, 1, 2, 3, 3]), torch.tensor([3, 1, 1, 2])
+    )
+    weights = torch.tensor([1.0, 2.0, 6.0, 5.0, 7.0, 1.0, 4.0], dtype=torch.float64)
+
+    def loss(some: PairLogps) -> torch.Tensor:
+        sums = some.by_token.sums(weights * some.by_token.policy)
+        return sums[:, 1] - sums[:, 0]
+
+    pull, push = pulls(loss, gather(scores, torch.zeros(7)))
+    assert (pull.tolist(), push.tolist()) == ([3.0, 7.0], [5.0, 2.5])
+
+
 def test_displacement_is_the_change_against_the_base() -> None:
-    metrics = pair_metrics(DPO().loss, pairs([3.0, -6.0]))
+    metrics = metrics_of(DPO().loss, pairs([3.0, -6.0]))
     torch.testing.assert_close(metrics["displacement/chosen"], torch.tensor([1.0, -2.0], dtype=torch.float64))
     torch.testing.assert_close(metrics["displacement/rejected"], torch.tensor([-2.0, 4.0], dtype=torch.float64))
 
@@ -48,14 +75,14 @@ def test_displacement_is_the_change_against_the_base() -> None:
 def test_dpo_saturates_where_the_sigmoid_of_the_margin_passes_0_975(beta: float) -> None:
     """The pull is ``beta sigmoid(-beta m)``, at the base ``beta / 2``: a twentieth of it is ``sigmoid = 0.025``."""
     edge = math.log(0.975 / 0.025) / beta
-    metrics = pair_metrics(DPO(beta=beta).loss, pairs([edge * 0.99, edge * 1.01, 0.0, -edge * 5]))
+    metrics = metrics_of(DPO(beta=beta).loss, pairs([edge * 0.99, edge * 1.01, 0.0, -edge * 5]))
     assert metrics["saturated"].tolist() == [0.0, 1.0, 0.0, 0.0]
 
 
 def test_ipo_saturates_only_about_its_target() -> None:
     """The pull is ``2 (1 / 2 beta - m)``: within a twentieth of the target nothing is left to do."""
     target = 1 / (2 * 0.1)
-    metrics = pair_metrics(IPO(beta=0.1).loss, pairs([target * 0.94, target * 0.96, target * 1.04, target * 3]))
+    metrics = metrics_of(IPO(beta=0.1).loss, pairs([target * 0.94, target * 0.96, target * 1.04, target * 3]))
     assert metrics["saturated"].tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
@@ -73,11 +100,11 @@ def test_the_forces_of_a_loss_are_its_slopes() -> None:
 def test_which_of_a_pair_is_longer_and_which_is_rewarded() -> None:
     """Longer and rewarded, longer and not, shorter and rewarded, shorter and not, as long, a tie."""
     margins = [1.0, -1.0, 1.0, -1.0, 1.0, 0.0]
-    metrics = pair_metrics(DPO().loss, pairs(margins, ([5, 5, 2, 2, 3, 9], [3, 3, 4, 4, 3, 1])))
+    metrics = metrics_of(DPO().loss, pairs(margins, ([5, 5, 2, 2, 3, 9], [3, 3, 4, 4, 3, 1])))
     assert metrics["lengths/longer_rewarded"].tolist() == [1.0, 0.0, 0.0, 1.0, 0.5, 0.5]
     assert metrics["lengths/longer_chosen"].tolist() == [1.0, 1.0, 0.0, 0.0, 0.5, 1.0]
     assert metrics["lengths/chosen"].tolist() == [5, 5, 2, 2, 3, 9]
-    assert "lengths/chosen" not in pair_metrics(DPO().loss, pairs(margins))
+    assert "lengths/chosen" not in metrics_of(DPO().loss, pairs(margins))
 
 
 class TestInARun:
@@ -138,6 +165,7 @@ def test_it_costs_less_than_three_hundredths_of_a_step() -> None:
 
     from truing.engine.fit import Objective, Training, fit
     from truing.methods.preference._family import _PairObjective
+    from truing.methods.preference._reference import FixedReference
 
     shape = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
     base = make_local(**shape, num_attention_heads=9, num_key_value_heads=3)
@@ -148,7 +176,8 @@ def test_it_costs_less_than_three_hundredths_of_a_step() -> None:
     spent = {}
     for how in ("off", "last_layer"):
         method = DPO(entanglement=how)
-        asked = _PairObjective(method, torch.zeros(8, 2), trees)
+        zeros = [torch.zeros(len(reply)) for tree in trees for reply in tree.replies]
+        asked = _PairObjective(method, FixedReference(zeros), trees)
         with FlopCounterMode(display=False) as counted:
             settings = Training(max_steps=1, per_device_train_batch_size=8)
             fit(base, trees, Objective([1.0] * 8, asked.score, asked.inspect), settings, Run())

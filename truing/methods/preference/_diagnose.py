@@ -26,36 +26,58 @@ LONGEST = 2048
 
 
 def pulls(loss: Loss, pairs: PairLogps) -> tuple[torch.Tensor, torch.Tensor]:
-    """How fast the loss falls as the chosen log-probability rises, and as the rejected one falls, each ``(B,)``."""
+    """How fast the loss falls as the chosen log-probability rises, and as the rejected one falls, each ``(B,)``.
+
+    A reply's log-probability rises by all its tokens alike: a loss that weighs tokens pulls by their mean.
+    """
     with torch.enable_grad():
-        ends = [value.detach().requires_grad_() for value in (pairs.chosen, pairs.rejected)]
-        total = loss(replace(pairs, chosen=ends[0], rejected=ends[1])).sum()
-        up, down = torch.autograd.grad(total, ends, allow_unused=True, materialize_grads=True)
-    return -up, down
+        if pairs.tokens is None:
+            ends = [value.detach().requires_grad_() for value in (pairs.chosen, pairs.rejected)]
+            total = loss(replace(pairs, chosen=ends[0], rejected=ends[1])).sum()
+            up, down = torch.autograd.grad(total, ends, allow_unused=True, materialize_grads=True)
+            return -up, down
+        single = pairs.tokens.policy.detach().requires_grad_()
+        tokens = replace(pairs.tokens, policy=single)
+        sums = tokens.sums(single)
+        total = loss(replace(pairs, chosen=sums[:, 0], rejected=sums[:, 1], tokens=tokens)).sum()
+        (slopes,) = torch.autograd.grad(total, single, allow_unused=True, materialize_grads=True)
+    means = tokens.sums(slopes) / tokens.counts.clamp_min(1)
+    return -means[:, 0], means[:, 1]
 
 
-def pair_metrics(loss: Loss, pairs: PairLogps) -> Mapping[str, torch.Tensor]:
-    """Displacement from the base, saturation and the pull of length, each ``(B,)``."""
-    chosen, rejected = pairs.chosen.detach(), pairs.rejected.detach()
-    up, down = chosen - pairs.ref_chosen, rejected - pairs.ref_rejected
-    now = torch.maximum(*map(torch.abs, pulls(loss, pairs)))
-    start = pulls(loss, replace(pairs, chosen=pairs.ref_chosen, rejected=pairs.ref_rejected))
-    metrics = {
-        "displacement/chosen": up,
-        "displacement/rejected": down,
-        "saturated": (now < SPENT * torch.maximum(*map(torch.abs, start))).to(up),
-    }
+def pair_metrics(loss: Loss, pairs: PairLogps, margin: torch.Tensor, *, referenced: bool) -> Mapping[str, torch.Tensor]:
+    """The pull of length, and against a base displacement and saturation, each ``(B,)``.
+
+    Args:
+        margin: ``(B,)``, of the implicit rewards.
+        referenced: whether there is a base to compare with.
+    """
+    metrics: dict[str, torch.Tensor] = {}
+    if referenced:
+        now = torch.maximum(*map(torch.abs, pulls(loss, pairs)))
+        start = torch.maximum(*map(torch.abs, pulls(loss, _at_base(pairs))))
+        metrics = {
+            "displacement/chosen": pairs.chosen_ratio.detach(),
+            "displacement/rejected": pairs.rejected_ratio.detach(),
+            "saturated": (now < SPENT * start).to(margin),
+        }
     if pairs.chosen_tokens is not None and pairs.rejected_tokens is not None:
         more = pairs.chosen_tokens - pairs.rejected_tokens
-        margin = torch.where(ties(pairs), 0.0, up - down)
+        margin = torch.where(ties(pairs), 0.0, margin)
         metrics |= {
             "lengths/chosen": pairs.chosen_tokens,
             "lengths/rejected": pairs.rejected_tokens,
             # Of the implicit reward and of the data: how often the longer reply of a pair is the better one.
             "lengths/longer_rewarded": (1 + torch.sign(margin) * torch.sign(more)) / 2,
-            "lengths/longer_chosen": (1 + torch.sign(more).to(up)) / 2,
+            "lengths/longer_chosen": (1 + torch.sign(more).to(margin)) / 2,
         }
     return metrics
+
+
+def _at_base(pairs: PairLogps) -> PairLogps:
+    """The same pairs as they were before the first update."""
+    tokens = None if pairs.tokens is None else replace(pairs.tokens, policy=pairs.tokens.reference)
+    return replace(pairs, chosen=pairs.ref_chosen, rejected=pairs.ref_rejected, tokens=tokens)
 
 
 def ties(pairs: PairLogps) -> torch.Tensor:
