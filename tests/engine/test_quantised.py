@@ -116,6 +116,11 @@ def test_it_saves_and_loads_in_4_bits(packed: Local, tmp_path: Path) -> None:
     assert isinstance(again, Local)
     assert again.fingerprint == packed.fingerprint
     torch.testing.assert_close(again.logprob(ASKED, REPLIES), packed.logprob(ASKED, REPLIES), rtol=0, atol=1e-6)
+    scales = [
+        {id(state) for module in model.modules() if (state := getattr(module, "quant_state", None)) is not None}
+        for model in (again.model, again.open(Opening(lora_r=4)).module)
+    ]
+    assert scales[0] == scales[1] != set()  # layers of a model that was saved so refer to their scales too
 
 
 def test_the_scales_of_the_bits_are_in_the_fingerprint(packed: Local, folder: Path) -> None:

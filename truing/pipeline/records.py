@@ -18,7 +18,7 @@ from truing.core.errors import bad
 from truing.core.recipe import Point, Recipe
 from truing.pipeline.inputs import Inputs
 
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "numpy", "safetensors")
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "datasets", "numpy", "safetensors")
 
 
 def now() -> str:
