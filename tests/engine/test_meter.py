@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -53,6 +54,41 @@ class TestMeter:
             meter.watch(step, torch.tensor(loss), torch.tensor(norm))
         with pytest.raises(RunError, match=rf"step 2: .*\({bad[0]}, {bad[1]}\)"):
             getattr(meter, call)()
+
+
+class TestSeveralProcesses:
+    """Adding up is all that is asked of them; here a second process is played by a tensor that it would send."""
+
+    @staticmethod
+    def beside(other: list[float]) -> Meter:
+        def add_up(tensors: Sequence[torch.Tensor]) -> None:
+            for tensor in tensors:
+                tensor.add_(torch.tensor(other, dtype=tensor.dtype))
+
+        return Meter(add_up)
+
+    def test_means_are_over_all_of_them(self) -> None:
+        """Here 1, 2 and 6; there 5 values with a sum of 31."""
+        meter = self.beside([0.0, 31.0, 5.0])
+        meter.add({"a": torch.tensor([1.0, 2.0])})
+        meter.add({"a": torch.tensor([6.0])})
+        meter.add({"a": torch.tensor([float("nan"), 9.0])}, counts=False)  # only kept step
+        assert meter.read() == {"a": 40 / 8}
+
+    def test_all_stop_together(self) -> None:
+        meter = self.beside([1.0])
+        meter.watch(3, torch.tensor(1.0), torch.tensor(1.0))
+        with pytest.raises(RunError, match="not finite in another process; nothing was saved"):
+            meter.check()
+
+    def test_what_was_written_down_is_counted_once(self) -> None:
+        whole, main, second = Meter(), Meter(), Meter()
+        whole.add({"a": torch.tensor([1.0, 2.0])})
+        state = json.loads(json.dumps(whole.state()))
+        main.restore(state)
+        second.restore(state, mine=False)
+        assert main.state() == whole.state()
+        assert second.state() == [(["a"], [0.0], 0.0)]
 
 
 class Counting(TorchDispatchMode):

@@ -6,7 +6,7 @@ to whether all was finite; both are read when a row is logged, and before anythi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from truing.core.errors import RunError
@@ -22,23 +22,34 @@ def wide(values: torch.Tensor) -> torch.Tensor:
 
 
 class Meter:
-    """Sums of named values since the last reading, and the first step whose loss or gradient was not finite."""
+    """Sums of named values since the last reading, and the first step whose loss or gradient was not finite.
 
-    def __init__(self) -> None:
+    Args:
+        add_up: adds tensors up over processes, in place; each of them then takes in the same names in the same order,
+            and all of them read, check and write down together. None where there is one process.
+    """
+
+    def __init__(self, add_up: Callable[[Sequence[torch.Tensor]], None] | None = None) -> None:
+        self.add_up = add_up
         self._sums: dict[tuple[str, ...], torch.Tensor] = {}
         self._counts: dict[tuple[str, ...], float] = {}
         self._wrong: torch.Tensor | None = None  # (3,): step (0 is none), loss, norm of the gradient
 
-    def add(self, values: Mapping[str, torch.Tensor], count: float | None = None) -> None:
-        """Take in values, each ``(n,)``; their mean is over ``count`` instead of ``n`` where that is given."""
+    def add(self, values: Mapping[str, torch.Tensor], count: float | None = None, *, counts: bool = True) -> None:
+        """Take in values, each ``(n,)``.
+
+        Args:
+            count: what their mean is over; ``n`` where it is None.
+            counts: False for values that count nothing, of a process that only keeps step with others.
+        """
         if not values:
             return
         names = tuple(values)
         sums = torch.stack([wide(value).sum() for value in values.values()])
-        before = self._sums.get(names)
-        self._sums[names] = sums if before is None else before.to(sums) + sums
+        before = self._sums.get(names, torch.zeros_like(sums))
+        self._sums[names] = before.to(sums) + (sums if counts else torch.zeros_like(sums))
         more = float(len(next(iter(values.values())))) if count is None else count
-        self._counts[names] = self._counts.get(names, 0.0) + more
+        self._counts[names] = self._counts.get(names, 0.0) + (more if counts else 0.0)
 
     def watch(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
         """Take note of whether step ``step`` (from 1) is finite; only the first that is not is kept."""
@@ -51,52 +62,50 @@ class Meter:
         """Wait for the device.
 
         Raises:
-            RunError: a step since the start was not finite.
+            RunError: a step since the start was not finite, here or in another process.
         """
-        if self._wrong is not None:
-            _refuse(self._wrong.tolist())
+        self._gathered([])
 
     def read(self) -> dict[str, float]:
         """Means since the last reading, which is forgotten; names with nothing to divide by are left out.
 
         Raises:
-            RunError: a step since the start was not finite.
+            RunError: a step since the start was not finite, here or in another process.
         """
-        found = self._read()
-        named = [(name, key, total) for key, totals in found for name, total in zip(key, totals, strict=True)]
-        means = {name: total / self._counts[key] for name, key, total in named if self._counts[key] > 0}
+        state = self.state()
         self._sums, self._counts = {}, {}
-        return means
+        return {name: total / n for names, totals, n in state for name, total in zip(names, totals, strict=True) if n}
 
-    def _read(self) -> list[tuple[tuple[str, ...], list[float]]]:
-        """The sums of every group, in one transfer."""
-        wrong = [] if self._wrong is None else [self._wrong]
-        if not self._sums:
-            self.check()
-            return []
-        device = next(iter(self._sums.values())).device
-        flat = torch.cat([*(part.to(device) for part in wrong), *(total.to(device) for total in self._sums.values())])
-        numbers = flat.tolist()
-        if wrong:
-            _refuse(numbers[:3])
-            numbers = numbers[3:]
-        rest = iter(numbers)
-        return [(key, [next(rest) for _ in key]) for key in self._sums]
+    def state(self) -> list[tuple[list[str], list[float], float]]:
+        """Names, sums and count of every group, of all processes: plain values, and all that :meth:`restore` needs.
 
-    def state(self) -> list[Any]:
-        """Plain values from which :meth:`restore` goes on to the same bits."""
-        return [[list(key), totals, self._counts[key]] for key, totals in self._read()]
+        Raises:
+            RunError: a step since the start was not finite, here or in another process.
+        """
+        counts = [total.new_tensor([self._counts[names]]) for names, total in self._sums.items()]
+        rest = iter(self._gathered([*self._sums.values(), *counts]))
+        sums = [[next(rest) for _ in names] for names in self._sums]
+        return [(list(names), sums[i], next(rest)) for i, names in enumerate(self._sums)]
 
-    def restore(self, state: Sequence[Any]) -> None:
-        """The inverse of :meth:`state`."""
-        self._sums = {tuple(names): torch.tensor(totals, dtype=torch.float64) for names, totals, _ in state}
-        self._counts = {tuple(names): count for names, _, count in state}
+    def restore(self, state: Sequence[Any], *, mine: bool = True) -> None:
+        """Go on from what was written down, to the same bits. Of several processes, it is the main one's (``mine``)."""
+        times = 1.0 if mine else 0.0
+        self._sums = {tuple(n): times * torch.tensor(totals, dtype=torch.float64) for n, totals, _ in state}
+        self._counts = {tuple(n): times * count for n, _, count in state}
 
-
-def _refuse(wrong: Sequence[float]) -> None:
-    step, loss, norm = wrong
-    if step > 0:
-        raise RunError(
-            f"step {step:.0f}: loss or gradient is not finite ({loss}, {norm}); nothing was saved from this step on. "
-            "Lower learning_rate, or look at its examples with 'truing check'."
-        )
+    def _gathered(self, parts: Sequence[torch.Tensor]) -> list[float]:
+        """The numbers of these vectors, over all processes, in the one transfer; refused if a step went wrong."""
+        wrong = torch.zeros(3, dtype=torch.float64) if self._wrong is None else self._wrong
+        own = wrong.to(parts[0]) if parts else wrong
+        flat = torch.cat([(own[:1] > 0).to(own), *(part.to(own) for part in parts)])
+        if self.add_up is not None:
+            self.add_up([flat])
+        anywhere, *numbers = torch.cat([flat[:1], own, flat[1:]]).tolist()
+        if anywhere:
+            step, loss, norm = numbers[:3]
+            found = f"step {step:.0f}: loss or gradient is not finite ({loss}, {norm})"
+            raise RunError(
+                f"{found if step else 'loss or gradient is not finite in another process'}; nothing was saved "
+                "from this step on. Lower learning_rate, or look at its examples with 'truing check'."
+            )
+        return numbers[3:]

@@ -25,7 +25,7 @@ ONE_SIDED = 0.8
 SPENT = 0.8
 """Share of pairs that no longer pull."""
 STILL = 0.02
-"""Relative change of the loss, its uncertainty included, below which it did not move."""
+"""Relative change of the loss, its uncertainty included, below which it hardly moved."""
 ROSE = 0.05
 """Relative rise of the loss."""
 
@@ -132,7 +132,7 @@ def _displacement(rows: Sequence[Row]) -> Finding | None:
     entangled = _tail(rows, "entanglement/chosen_falls")
     if entangled is not None and entangled > BOTH:
         fact += (
-            f"; in {_percent(entangled)} of the pairs their gradients are so alike that the rejected one takes it along"
+            f"; in {_percent(entangled)} of the measured pairs a step on the rejected one takes the chosen one along"
         )
     mend = "Lower learning_rate, raise beta, or add a likelihood term on the chosen reply."
     return Finding("displacement", fact, mend, _since(series, lambda value: value < -FELL))
@@ -164,7 +164,7 @@ def _saturation(rows: Sequence[Row]) -> Finding | None:
     if not series or (share := _last(series)).mean < SPENT:
         return None
     fact = f"The margin saturates: {_percent(share.mean)} of the pairs no longer pull"
-    mend = "Train for fewer epochs, or lower learning_rate; what is left to learn is noise in the other pairs."
+    mend = "Train for fewer epochs, or lower learning_rate: further steps serve the few pairs that still do."
     return Finding("saturation", fact, mend, _since(series, lambda value: value >= SPENT))
 
 
@@ -181,7 +181,7 @@ def _loss(rows: Sequence[Row]) -> Finding | None:
         return Finding("loss", f"The loss rose {figures}", "Lower learning_rate, or warm up for longer.")
     if abs(change) + 2 * error < STILL * size:
         mend = "Raise learning_rate or train for longer; if it stays, see whether the data can be told apart at all."
-        return Finding("loss", f"The loss did not move: {figures}", mend)
+        return Finding("loss", f"The loss hardly moved: {figures}", mend)
     return None
 
 
