@@ -40,6 +40,7 @@ class Loop:
         held_out: list[int],
         total: int,
         per_epoch: int,
+        origin: Mapping[str, Any],
     ) -> None:
         self.trees, self.objective, self.settings, self.run = trees, objective, settings, run
         self.train, self.held_out, self.total, self.per_epoch = train, held_out, total, per_epoch
@@ -53,7 +54,7 @@ class Loop:
             {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
-        self.checkpoint = Checkpoint(run.work / "checkpoint") if run.work is not None else None
+        self.checkpoint = Checkpoint(run.work / "checkpoint", origin) if run.work is not None else None
         self.step = self.tokens = 0
         self.sums: dict[str, float] = {}
         self.seen = self.weight = self.rate = 0.0
@@ -70,11 +71,10 @@ class Loop:
                 self._log(speed)
             if self.held_out and (self._due(self.settings.eval_steps) or self.step == self.total):
                 self._evaluate()
-            if self.checkpoint is not None and self._due(self.settings.save_steps) and self.step < self.total:
+            due = self._due(self.settings.save_steps) and self.step < self.total
+            if self.checkpoint is not None and (due or self.checkpoint.asked):
                 self.checkpoint.save(self)
             self.run.log.progress("training", self.step, self.total, f"{speed:.0f} tokens/s")
-        if self.checkpoint is not None:
-            self.checkpoint.remove()
 
     def members(self, step: int) -> list[int]:
         """The examples of a step: epochs are shuffled by name, so the order needs no state."""
