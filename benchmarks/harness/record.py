@@ -15,7 +15,7 @@ from typing import Any
 from harness.arguments import Common
 from harness.machine import sentence
 from harness.running import ROOT
-from truing.core.artefact import write_text
+from truing.core.files import write_text
 
 PRIVATE = ("--out", "--results", "--venv", "--pip-flags", "--machine-note")
 """Options that say nothing about what was measured, or are told elsewhere."""

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
-from truing.core.errors import bad
+from truing.core.errors import RunError, bad
+from truing.core.lazy import torch
 from truing.core.policy import Editable, Tree
 from truing.core.run import Run
+from truing.engine.cache import digest, tree_digest
 from truing.engine.loop import Loop
+from truing.engine.settings import CUTS
 from truing.engine.settings import Companion as Companion
 from truing.engine.settings import Objective as Objective
 from truing.engine.settings import Training as Training
@@ -21,13 +26,17 @@ from truing.engine.settings import Training as Training
 def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: Training, run: Run) -> Editable:
     """Train a copy of ``base``.
 
+    Where ``run`` has a folder to work in, the newest checkpoint stays there for whoever called, who removes it when
+    what was trained is safe.
+
     Args:
         trees: ``N`` examples.
         objective: loss and weight of each.
 
     Raises:
-        InputError: there is nothing to train on, or the base cannot be opened as the settings say.
-        RunError: a loss or gradient that is not finite.
+        InputError: nothing to train on, a base that cannot be opened as the settings say, or a checkpoint of another
+            training.
+        RunError: a loss, gradient or weight that is not finite, or a checkpoint that cannot be read or written.
     """
     if settings.max_steps == 0:
         return base
@@ -38,9 +47,30 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
     total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
     bench = base.open(settings, run.rng("fit", "adapter").integer())
     bench.collisions = objective.collisions
-    loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch)
-    loop.go()
+    origin = decided(base, trees, objective, settings, run, total) if run.work is not None else {}
+    loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
+    with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():
+        loop.go()
+    for name, parameter in bench.module.named_parameters():
+        if not torch.isfinite(parameter).all():  # the last update has no loss after it that would show it
+            raise RunError(f"step {total}: {name} is not finite; nothing was saved. Lower learning_rate.")
     return bench.close()
+
+
+def decided(
+    base: Editable, trees: Sequence[Tree], objective: Objective, settings: Training, run: Run, total: int
+) -> dict[str, Any]:
+    """What decides a training, as plain values; a checkpoint of another one is not taken up. Not of a bare loss."""
+    fields = {name: value for name, value in vars(settings).items() if name not in CUTS}
+    return {
+        "method": type(settings).__name__,
+        "settings": fields,
+        "examples a step": settings.step_size,
+        "steps": total,
+        "seed": run.seed,
+        "data": digest(tree_digest(trees), list(objective.weights)),
+        "base": base.fingerprint,
+    }
 
 
 def split(n: int, fraction: float, run: Run) -> tuple[list[int], list[int]]:

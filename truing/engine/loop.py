@@ -44,6 +44,7 @@ class Loop:
         held_out: list[int],
         total: int,
         per_epoch: int,
+        origin: Mapping[str, Any],
     ) -> None:
         self.trees, self.objective, self.settings, self.run = trees, objective, settings, run
         self.train, self.held_out, self.total, self.per_epoch = train, held_out, total, per_epoch
@@ -57,7 +58,7 @@ class Loop:
             {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
-        self.checkpoint = Checkpoint(run.work / "checkpoint") if run.work is not None else None
+        self.checkpoint = Checkpoint(run.work / "checkpoint", origin) if run.work is not None else None
         self.step = self.tokens = self.resident = 0
         self.rate = 0.0
         self.meter = Meter()
@@ -77,13 +78,12 @@ class Loop:
                 self.meter.check()
             if self.held_out and (self._due(self.settings.eval_steps) or self.step == self.total):
                 self._evaluate()
-            if self.checkpoint is not None and self._due(self.settings.save_steps) and self.step < self.total:
+            due = self._due(self.settings.save_steps) and self.step < self.total
+            if self.checkpoint is not None and (due or self.checkpoint.asked):
                 self.checkpoint.save(self)
             self.run.log.progress("training", self.step, self.total, f"{self.speed:.0f} tokens/s")
         for finding in findings(self.rows):
             self.run.log.say(f"  training: {finding}")
-        if self.checkpoint is not None:
-            self.checkpoint.remove()
 
     @property
     def speed(self) -> float:

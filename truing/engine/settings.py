@@ -79,6 +79,13 @@ class Companion(Protocol):
         """The inverse of :meth:`state`."""
 
 
+CUTS = frozenset((
+    "per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_batch",
+    "eval_steps", "logging_steps", "save_steps", "gradient_checkpointing",
+))  # fmt: skip
+"""Fields that change how the work is cut up and what is told of it, but, at one step size, nothing that is learned."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """What is minimised: ``sum of losses / sum of weights`` over the examples of a step.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from truing.core.artefact import WRAPPED, write_text
+from truing.core.artefact import WRAPPED
+from truing.core.files import write_text
 from truing.core.recipe import Point, Recipe
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from truing import report
-from truing.core.artefact import save_policy, write_text
+from truing.core.artefact import save_policy
 from truing.core.errors import InputError, RunError
 from truing.core.evidence import Evidence
+from truing.core.files import sweep, write_text
 from truing.core.measures import Measure, Measures
 from truing.core.policy import Editable, Policy
 from truing.core.recipe import Point, Recipe, Step, parse
@@ -26,7 +28,7 @@ from truing.pipeline.asking import Asking
 from truing.pipeline.card import write_card
 from truing.pipeline.checking import recipe_faults
 from truing.pipeline.inputs import Inputs, read_inputs, token_limits
-from truing.pipeline.records import Record
+from truing.pipeline.records import Record, folder_faults
 from truing.probes.catalogue import measure
 from truing.probes.cost import Spent
 from truing.probes.memory import Peak
@@ -52,7 +54,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
         InputError: every fault of recipe and data, before any work starts.
         RunError: it began and could not be finished.
     """
-    if faults := recipe_faults(recipe):
+    if faults := [*recipe_faults(recipe), *folder_faults(recipe, out, resume=resume)]:
         raise InputError(*faults)
     read_inputs(recipe)  # bad data is refused before a model loads; tokens are counted once the model is there
     log = Terminal()
@@ -63,11 +65,13 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     for name, ledger in inputs.ledgers.items():
         log.say(f"  {name}: {ledger.brief()}")
     record = Record(out)
-    if record.open(recipe, inputs, base.fingerprint, resume=resume):
+    if record.open(recipe, inputs, base.fingerprint):
         log.say("  finished already")
     else:
         Study(recipe, inputs, base, out, record, log, resume).go()
         record.close(time.monotonic() - began, [p.name for p in (BASE, *recipe.points)])
+        for part in ("shared", "arms"):  # checkpoints of a run that is done
+            shutil.rmtree(out / "work" / part, ignore_errors=True)
     page, _ = report.write([out])
     return page
 
@@ -107,6 +111,7 @@ class Study:
 
     def go(self) -> None:
         """Shared steps, then every arm in turn."""
+        sweep(self.out)
         self.asking = Asking(self.recipe, self.inputs, self.base, cache_folder(), self.log)
         run = Run(self.recipe.seed, self.out / "work" / "shared", cache_folder(), self.resume, self.log)
         if self.recipe.shared:
@@ -130,14 +135,14 @@ class Study:
         folder = self.out / "arms" / point.name
         spent_file = self.out / "work" / "spent" / f"{point.name}.json"
         training = folder.parent / f"{folder.name}.training.jsonl"
-        if folder.exists() and spent_file.exists():
+        work = self.out / "work" / "arms" / point.name
+        if folder.exists():
             policy = load(str(folder), log=self.log)
-            spent = Spent(**json.loads(spent_file.read_text(encoding="utf-8")))
+            spent = Spent(**json.loads(spent_file.read_text(encoding="utf-8"))) if spent_file.exists() else Spent()
         else:
             log = Terminal(training)
             if not self.resume:
                 training.unlink(missing_ok=True)
-            work = self.out / "work" / point.name
             run = Run(self.recipe.seed, work, cache_folder(), self.resume, log)
             donors = {name: self.donor(source) for name, source in point.donors.items()}
             began = time.monotonic()
@@ -147,6 +152,7 @@ class Study:
             spent = Spent(seconds=round(seconds, 3), memory_bytes=peak.bytes, trained_parameters=trained)
             write_text(spent_file, json.dumps(vars(spent)))
             save_policy(policy, folder)
+        shutil.rmtree(work, ignore_errors=True)  # checkpoints, which the artefact now takes the place of
         write_card(folder, self.recipe, point)  # also where a run stopped between the artefact and its card
         self.measured(point, policy, spent, training if training.exists() else None)
 
