@@ -24,10 +24,25 @@ def watch(event, given):
 sys.addaudithook(watch)
 """
 """Python source: the process is killed when it is about to do its so-many-th thing with a file of the run."""
+AT_A_STEP = """
+import os, signal
+from truing.engine.loop import Loop
+step, left = Loop.one_step, [{number}]
+def one_step(self):
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    step(self)
+Loop.one_step = one_step
+"""
+"""Python source: the process trains for so many steps, if the clock has not killed it before."""
 
 
 def test_killed_twenty_times_in_a_row(nursery: Nursery, undisturbed: Undisturbed, home: Path, tmp_path: Path) -> None:
-    """By the clock and between operations on files in turn; every process goes on where the last was killed."""
+    """By the clock and between operations on files in turn; every process goes on where the last was killed.
+
+    None trains for more than eight steps, so that the last is not done before the twentieth is killed.
+    """
     out, source = tmp_path / "out", random.Random(20)
     words = ("run", home / "long.yaml", "--out", out, "--resume")
     whole = undisturbed.seconds("long")
@@ -36,7 +51,8 @@ def test_killed_twenty_times_in_a_row(nursery: Nursery, undisturbed: Undisturbed
             before = AT_A_FILE.format(number=source.randint(1, 60), out=str(out))
             ended = nursery.run(*words, cache=tmp_path / "cache", before=before)
         else:
-            ended = nursery.run(*words, cache=tmp_path / "cache", seconds=source.uniform(0, 0.3) * whole)
+            before, seconds = AT_A_STEP.format(number=source.randint(1, 8)), source.uniform(0, whole)
+            ended = nursery.run(*words, cache=tmp_path / "cache", before=before, seconds=seconds)
         assert ended.code == -signal.SIGKILL, (kill, ended)
         check_sound(out)
     ended = nursery.run(*words, cache=tmp_path / "cache")
@@ -72,10 +88,10 @@ def kill_at(nursery: Nursery, undisturbed: Undisturbed, home: Path, folder: Path
 def test_killed_between_operations_on_files(
     nursery: Nursery, undisturbed: Undisturbed, home: Path, tmp_path: Path
 ) -> None:
-    """Eight of them, half of these after the training: the artefact, its card, measures, samples, the report."""
+    """Two during the training, three after it: the artefact, its card, measures, samples, the report."""
     count = file_operations(nursery, home, tmp_path)
     source = random.Random(8)
-    for number in (*source.sample(range(1, count), 4), *source.sample(range(count - 60, count), 4)):
+    for number in (*source.sample(range(1, count - 60), 2), *source.sample(range(count - 60, count), 3)):
         kill_at(nursery, undisturbed, home, tmp_path, number)
 
 
@@ -89,24 +105,27 @@ def test_killed_at_every_operation_on_a_file(
 
 @pytest.mark.slow
 def test_twenty_real_processes(undisturbed: Undisturbed, home: Path, tmp_path: Path) -> None:
-    """``python -m truing run``, with its seconds of imports, killed by the clock."""
-    source, killed = random.Random(9), 0
+    """Each with its seconds of imports, killed by the clock."""
+    source = random.Random(9)
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRUING_CACHE": str(tmp_path / "cache"),
     }  # fmt: skip
-    words = [sys.executable, "-m", "truing", "run", str(home / "long.yaml"), "--out", str(tmp_path / "out"), "--resume"]
+    words = ["run", str(home / "long.yaml"), "--out", str(tmp_path / "out"), "--resume"]
 
-    def process(seconds: float) -> int:
-        with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
+    def process(seconds: float, before: str = "") -> int:
+        program = [sys.executable, "-c", f"{before}\nimport sys\nfrom truing.cli import main\nsys.exit(main())", *words]
+        with subprocess.Popen(
+            program, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        ) as running:
             try:
                 return running.wait(seconds)
             except subprocess.TimeoutExpired:
                 running.kill()
                 return running.wait()
 
-    while killed < 20:
-        assert process(source.uniform(0, 9)) == -signal.SIGKILL
-        killed += 1
+    for _ in range(20):
+        code = process(source.uniform(0, 12), AT_A_STEP.format(number=source.randint(2, 8)))
+        assert code == -signal.SIGKILL
         check_sound(tmp_path / "out")
     assert process(200) == 0
     assert results(tmp_path / "out") == results(undisturbed("long"))

@@ -65,13 +65,15 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     for name, ledger in inputs.ledgers.items():
         log.say(f"  {name}: {ledger.brief()}")
     record = Record(out)
-    if record.open(recipe, inputs, base.fingerprint):
+    finished = record.open(recipe, inputs, base.fingerprint)
+    sweep(out)
+    if finished:
         log.say("  finished already")
     else:
         Study(recipe, inputs, base, out, record, log, resume).go()
         record.close(time.monotonic() - began, [p.name for p in (BASE, *recipe.points)])
-        for part in ("shared", "arms"):  # checkpoints of a run that is done
-            shutil.rmtree(out / "work" / part, ignore_errors=True)
+    for part in ("shared", "arms"):  # checkpoints of a run that is done
+        shutil.rmtree(out / "work" / part, ignore_errors=True)
     page, _ = report.write([out])
     return page
 
@@ -111,7 +113,6 @@ class Study:
 
     def go(self) -> None:
         """Shared steps, then every arm in turn."""
-        sweep(self.out)
         self.asking = Asking(self.recipe, self.inputs, self.base, cache_folder(), self.log)
         run = Run(self.recipe.seed, self.out / "work" / "shared", cache_folder(), self.resume, self.log)
         if self.recipe.shared:
