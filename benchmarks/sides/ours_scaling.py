@@ -16,7 +16,8 @@ from truing.core.policy import TreeScores
 from truing.core.run import Quiet, Run
 from truing.data.load import load
 from truing.engine.fit import Objective, fit
-from truing.probes.memory import Peak, resident
+from truing.engine.memory import resident
+from truing.probes.memory import Peak
 
 
 def loss(scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:

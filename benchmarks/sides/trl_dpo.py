@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ def main() -> None:
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
-    from trl import DPOConfig, DPOTrainer  # type: ignore[import-not-found] # lives in its own environment
+
+    trl: Any = importlib.import_module("trl")  # it is in an environment of its own: no checker of types sees it
 
     def load() -> Any:
         model = AutoModelForCausalLM.from_pretrained(work["model"], dtype=torch.float32)
@@ -47,8 +49,8 @@ def main() -> None:
     model = load()
     reference = None if settings.get("precompute_ref_log_probs") else load()
     with Clock() as clock:
-        trainer = DPOTrainer(
-            model, ref_model=reference, args=DPOConfig(**settings), train_dataset=rows, processing_class=tokenizer
+        trainer = trl.DPOTrainer(
+            model, ref_model=reference, args=trl.DPOConfig(**settings), train_dataset=rows, processing_class=tokenizer
         )
         with Clock() as training:
             trainer.train()
