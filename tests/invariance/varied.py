@@ -13,7 +13,7 @@ from truing.core.evidence import Demo, Evidence, Pair
 from truing.core.method import build
 from truing.core.policy import user
 from truing.core.run import Run
-from truing.engine import score, tree
+from truing.engine import score
 from truing.engine.loop import Loop
 from truing.engine.score import Scorer
 from truing.models.local import Local
@@ -49,16 +49,6 @@ class Varied:
     bits: bool = False
 
 
-def one_a_row(sizes: Sequence[int]) -> list[list[int]]:
-    """Every tree is padded to the longest."""
-    return [[i] for i in range(len(sizes))]
-
-
-def one_row(sizes: Sequence[int]) -> list[list[int]]:
-    """All trees stand behind each other, in the order in which they came."""
-    return [list(range(len(sizes)))]
-
-
 def plain(scorer: Scorer, trees: Sequence[Any]) -> None:
     """The model's own forward pass, one sequence at a time."""
     scorer.layout = "plain"
@@ -75,8 +65,7 @@ VARIATIONS: dict[str, Varied] = {
     "all in one pass": Varied({"tokens_per_batch": 10**6}),
     "accumulated 2 x 2": Varied({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}, bits=True),
     "accumulated 1 x 4": Varied({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}, bits=True),
-    "padded to the longest": Varied(replaced=[(tree, "arrange", one_a_row)]),
-    "all in one row": Varied(replaced=[(tree, "arrange", one_row)]),
+    "blocks computed twice": Varied({"gradient_checkpointing": True}),
     "one sequence at a time": Varied(replaced=[(Scorer, "prove", plain)]),
     "in the opposite order": Varied({"tokens_per_batch": 40}, [(Loop, "members", backwards)]),
     "chunks of 3 targets": Varied(replaced=[(score, "CHUNK", 3)]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_helpers import MakeRun, Reader, kl, page_of, win
 
-from truing.core.errors import InputError
+from truing.core.errors import InputError, RunError
 from truing.report import training, write
 from truing.report.front import front
 from truing.report.study import gather
@@ -146,7 +146,7 @@ def test_a_failed_write_leaves_the_old_page(trial: Path, monkeypatch: pytest.Mon
         raise OSError("no space left")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunError, match="no space"):
         write([trial])
     assert page.read_bytes() == old
     assert {p.name for p in trial.iterdir()} == before
