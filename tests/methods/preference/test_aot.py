@@ -85,7 +85,7 @@ def test_the_cut_into_forward_passes_changes_nothing(tiny_policy: Local) -> None
 def test_on_a_small_model_the_logged_loss_is_the_sorted_one(tiny_policy: Local, notes: Notes) -> None:
     """The second step's loss from the weights after the first, sorted over all four pairs."""
     method = AOT(
-        learning_rate=1e-3, max_steps=1, per_device_train_batch_size=4, warmup_ratio=0, tokens_per_batch=20, beta=0.1
+        learning_rate=1e-3, max_steps=1, per_device_train_batch_size=4, warmup_ratio=0, tokens_per_batch=20, beta=1.0
     )
     tuned = method(tiny_policy, Evidence(pairs=PAIRS), Run())
     replace(method, max_steps=2, lr_scheduler_type="constant", logging_steps=1)(
@@ -97,7 +97,7 @@ def test_on_a_small_model_the_logged_loss_is_the_sorted_one(tiny_policy: Local, 
         for policy in (tuned, tiny_policy)
     ]
     apart = margins[0].sort().values - margins[1].sort().values
-    wanted = torch.nn.functional.softplus(-0.1 * apart).mean().item()
-    unsorted = torch.nn.functional.softplus(-0.1 * (margins[0] - margins[1])).mean().item()
-    assert notes.rows[1]["loss"] == pytest.approx(wanted, abs=5e-5)
-    assert abs(wanted - unsorted) > 2e-4
+    wanted = torch.nn.functional.softplus(-apart).mean().item()
+    unsorted = torch.nn.functional.softplus(-(margins[0] - margins[1])).mean().item()
+    assert notes.rows[1]["loss"] == pytest.approx(wanted, abs=1e-4)
+    assert abs(wanted - unsorted) > 1e-3

@@ -46,3 +46,13 @@ def test_a_whole_replys_probability_would_not_do() -> None:
         slopes.append(torch.autograd.grad(asft_loss(pairs, beta=1.0, asft_lambda=1.0).sum(), total)[0].item())
     assert slopes[0] > 1e-3
     assert slopes[1] < 1e-10
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_tempered_odds_by_hand(beta: float) -> None:
+    """``sigmoid(beta odds) = p^beta / (p^beta + (1 - p)^beta)``: 3 of 10 chosen, 2 of 10 rejected."""
+    nan, one = double(math.nan), torch.tensor([1])
+    pairs = PairLogps(double(0.3).log(), double(0.2).log(), nan, nan, one, one)
+    right, wrong = (p**beta / (p**beta + (1 - p) ** beta) for p in (0.3, 0.2))
+    wanted = -math.log(0.3) - 0.7 * (math.log(right) + math.log(1 - wrong))
+    assert asft_loss(pairs, beta=beta, asft_lambda=0.7).item() == pytest.approx(wanted, abs=1e-12)
