@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import ARCHITECTURES, VOCABULARY, Notes, make_model, words
@@ -166,7 +167,7 @@ def test_filters_against_brute_force(how: dict[str, Any]) -> None:
     logits = torch.tensor([0.1, 2.0, -1.0, 1.2, 0.7, -4.0, 1.9, 0.3], dtype=torch.float64)
     sampling = Sampling(**how)
     grid = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
-    found = torch.bincount(pick(logits.expand(20000, -1), grid, sampling), minlength=8) / 20000
+    found = torch.bincount(pick(logits.expand(20000, -1), grid, sampling)[0], minlength=8) / 20000
     expected = torch.tensor(allowed((logits / sampling.temperature).softmax(-1).tolist(), sampling))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert not found[expected == 0].any()
@@ -176,12 +177,12 @@ def test_filters_against_brute_force(how: dict[str, Any]) -> None:
 def test_the_largest_uniform_number_stays_among_the_allowed_tokens(how: dict[str, Any]) -> None:
     """In float32 it rounds to 1; the last token of the vocabulary was filtered out."""
     logits, uniform = torch.tensor([[0.0, 5.0, 1.0, 0.0]]), torch.tensor([1 - 2.0**-53], dtype=torch.float64)
-    assert pick(logits, uniform, Sampling(**how)).tolist() == [1]
+    assert pick(logits, uniform, Sampling(**how))[0].tolist() == [1]
 
 
 def test_zero_never_draws_what_cannot_be() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 0.0]])
-    assert pick(logits, torch.tensor([0.0], dtype=torch.float64), Sampling()).tolist() == [1]
+    assert pick(logits, torch.tensor([0.0], dtype=torch.float64), Sampling())[0].tolist() == [1]
 
 
 def test_stop_ids_end_a_draw_and_stay_in_its_tokens(tiny_model: Callable[[str], Any]) -> None:
@@ -190,8 +191,7 @@ def test_stop_ids_end_a_draw_and_stay_in_its_tokens(tiny_model: Callable[[str], 
     for long, short in zip(flat(free), flat(bound), strict=True):
         at = next((i for i, token in enumerate(long.token_ids) if token < 40), None)
         if at is None:
-            assert short == long
-            assert short.finish == "length"
+            assert (short.text, short.token_ids, short.finish) == (long.text, long.token_ids, "length")
         else:
             assert short.token_ids == long.token_ids[: at + 1]
             assert short.text == letters(long.token_ids[:at])
@@ -210,7 +210,7 @@ def test_stop_texts_end_a_draw_and_are_cut_off(width: int, tiny_model: Callable[
     for long, short in zip(free, bound, strict=True):
         at = long.text.find(stop)
         if at < 0:
-            assert short == long
+            assert (short.text, short.token_ids, short.finish) == (long.text, long.token_ids, "length")
         else:
             assert short.text == long.text[:at]
             assert short.token_ids == long.token_ids[: at + width]
@@ -222,7 +222,7 @@ def test_a_stop_text_of_many_tokens_a_letter_is_seen() -> None:
     wave = "\U0001f30a" * 10
     chooser = Chooser(frozenset(), lambda ids: bytes(ids).decode(errors="replace"), Sampling(stop=(wave,)))
     tokens = list(b"ab" + wave.encode())
-    row = Row(0, 0, torch.full((256,), 0.5, dtype=torch.float64), tokens=tokens[:-1])
+    row = Row(0, 0, np.full(256, 0.5), tokens=tokens[:-1])
     chooser([row], torch.full((1, 256), -torch.inf).index_fill(1, torch.tensor(tokens[-1]), 0.0))
     assert row.finish == "stop"
 
@@ -261,7 +261,7 @@ class TestProof:
         assert words(again) == [row[:1] for row in words(drawn)[2:4]]
 
     def test_a_cascade_that_is_wrong_is_left(self, notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
-        from truing.engine import draw as module
+        from truing.engine import session as module
 
         model = make_model("llama")
         inner = module.project
