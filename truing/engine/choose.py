@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -13,22 +13,20 @@ from truing.core.errors import RunError
 from truing.core.lazy import torch
 from truing.core.policy import Sampling
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-BLOCK = 256  # neighbours in the vocabulary that are summed together
+BLOCK = 256  # neighbours in the vocabulary that race together
 LIKELY = 512  # tokens that hold most nuclei: a sort of the whole vocabulary costs as much as the model
 
 
-def pick(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw one token a row by the inverse of its distribution function.
+def pick(logits: torch.Tensor, waits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw one token a row by a race: of weights w and exponential waits E, the least E / w is i with odds w_i.
 
-    The filters are those of transformers, in its order: temperature, ``top_k``, ``top_p``, ``min_p``. A token that
-    is exactly as likely as the last one kept by ``top_k`` or ``top_p`` is kept too, so ties need no order.
+    Two races, first of the sums of ``BLOCK`` neighbours and then inside the block that won, need few waits and give
+    the same odds. Unlike the inverse of the distribution function, where the rounding of one likely token moves the
+    borders of all behind it, a race changes its winner only where two are as near as the rounding.
 
     Args:
         logits: ``(B, V)``, float32 or better.
-        uniform: ``(B,)`` in [0, 1), one number a row; it decides the token.
+        waits: ``(B, race_width(V))`` float64 of the standard exponential distribution; they decide the token.
         sampling: temperature and filters.
 
     Returns:
@@ -42,14 +40,21 @@ def pick(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tup
     if sampling.temperature == 0:
         chosen = logits.argmax(-1)
     else:
-        if sampling.temperature != 1:
-            weights = ((logits - most) / sampling.temperature).exp_()
+        if sampling.temperature != 1 or sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0:
+            weights = filtered(logits, sampling)
             sums = _block_sums(weights)
-        if sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0:
-            weights.masked_fill_(weights < _least(weights, sampling), 0)
-            sums = _block_sums(weights)
-        chosen = _invert(weights, sums, uniform)
+        chosen = _race(weights, sums, waits)
     return chosen, logits.gather(-1, chosen[:, None]).squeeze(-1) - total
+
+
+def filtered(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """What ``sampling`` makes of ``(B, V)`` logits: weights to draw from, the likeliest 1, 0 for what is left out.
+
+    The filters are those of transformers, in its order: temperature, ``top_k``, ``top_p``, ``min_p``. A token that
+    is exactly as likely as the last one kept by ``top_k`` or ``top_p`` is kept too, so ties need no order.
+    """
+    weights = ((logits - logits.amax(-1, keepdim=True)) / sampling.temperature).exp_()
+    return weights.masked_fill_(weights < _least(weights, sampling), 0)
 
 
 def _least(weights: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -91,27 +96,19 @@ def _block_sums(weights: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts, -1).double()
 
 
-def _invert(weights: torch.Tensor, sums: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The token in which a uniform number falls when weights are laid end to end: first its block, then its place.
-
-    Two small cumulated sums in float64 instead of one over the vocabulary: less work, and less rounding.
-    """
-    cumulated = sums.cumsum(-1)
-    wanted = _below(uniform[:, None].double() * cumulated[:, -1:], cumulated[:, -1:])
-    block = torch.searchsorted(cumulated, wanted, right=True).clamp_max(sums.shape[-1] - 1)
-    own = sums.gather(-1, block)
-    share = (wanted - (cumulated.gather(-1, block) - own)) / own
+def _race(weights: torch.Tensor, sums: torch.Tensor, waits: torch.Tensor) -> torch.Tensor:
+    """The winning block, then the winning token in it. What has no weight never wins."""
+    waits = waits.clamp_min(torch.finfo(waits.dtype).tiny)
+    block = (sums / waits[:, : sums.shape[-1]]).argmax(-1, keepdim=True)
     places = block * BLOCK + torch.arange(BLOCK, device=block.device)
     outside = places >= weights.shape[-1]
-    inside = weights.gather(-1, places.masked_fill(outside, 0)).masked_fill(outside, 0).double().cumsum(-1)
-    wanted = _below(share.clamp_min(0) * inside[:, -1:], inside[:, -1:])
-    at = torch.searchsorted(inside, wanted, right=True)
-    return (block * BLOCK + at).squeeze(-1).clamp_max(weights.shape[-1] - 1)
+    inside = weights.gather(-1, places.masked_fill(outside, 0)).masked_fill(outside, 0).double()
+    return (block * BLOCK + (inside / waits[:, -BLOCK:]).argmax(-1, keepdim=True)).squeeze(-1)
 
 
-def _below(wanted: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """Below the last sum: a number that rounds up to it would fall on a token that the filters took out."""
-    return wanted.minimum(last.nextafter(torch.zeros_like(last)))
+def race_width(size: int) -> int:
+    """How many waits decide one token of a vocabulary of ``size``."""
+    return -(-size // BLOCK) + BLOCK
 
 
 @dataclass
@@ -120,12 +117,12 @@ class Row:
 
     Attributes:
         prompt, number: whose draw it is, and which.
-        uniform: ``(max_new_tokens,)`` float64 numbers in [0, 1) that decide it.
+        stream: the random numbers that decide it, as many for every token.
     """
 
     prompt: int
     number: int
-    uniform: NDArray[np.float64]
+    stream: np.random.Generator
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
@@ -151,8 +148,10 @@ class Chooser:
         Raises:
             RunError: the model gives NaN.
         """
-        uniform = np.array([row.uniform[len(row.tokens)] for row in rows], dtype=np.float64)
-        chosen, told = pick(logits, torch.from_numpy(uniform).to(logits.device), self.sampling)
+        waits = np.empty((len(rows), race_width(logits.shape[-1])))
+        for row, numbers in zip(rows, waits, strict=True):
+            row.stream.standard_exponential(out=numbers)
+        chosen, told = pick(logits, torch.from_numpy(waits).to(logits.device), self.sampling)
         tokens, logprobs = torch.stack([chosen.double(), told.double()]).tolist()
         for row, token, logprob in zip(rows, map(int, tokens), logprobs, strict=True):
             if math.isnan(logprob):

@@ -1,9 +1,8 @@
 """The sampler: n draws a prompt, each prompt's keys and values once, finished rows out, new prompts in.
 
-A draw depends on the seed, its prompt and its number: its uniform numbers come from a stream of that name and are
-turned into tokens by the inverse of the distribution function, so neither the batch nor the order matters. What
-remains is rounding: a matrix product of another shape rounds otherwise, and a uniform number that falls that close to
-the border of two tokens gives the other one.
+A draw depends on the seed, its prompt and its number: its random numbers come from a stream of that name, so neither
+the batch nor the order matters. What remains is rounding: a matrix product of another shape rounds otherwise, by some
+1e-5 nats in float32, and where two tokens are as near as that in the race for the next place, the other one wins.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
@@ -62,7 +59,7 @@ class Sampler:
 
         def rows_of(i: int) -> list[Row]:
             stream = rng.child("draw", digest(list(unique[i])))
-            return [Row(i, k, stream.child(k).numpy().random(sampling.max_new_tokens)) for k in range(n)]
+            return [Row(i, k, stream.child(k).numpy()) for k in range(n)]
 
         drawn: dict[tuple[int, ...], dict[int, Draw]] = {prompt: {} for prompt in unique}
         with torch.inference_mode():
@@ -115,7 +112,7 @@ class Sampler:
         try:
             choose = Chooser(frozenset(), self.decode, Sampling(max_new_tokens=PROOF))
             session = Session(self.model, few, choose, most=4, room=PROOF)
-            found: list[list[Row]] = [[Row(i, k, np.full(PROOF, 0.25 + k / 2)) for k in range(2)] for i in range(2)]
+            found: list[list[Row]] = [[Row(i, k, Rng(i).child(k).numpy()) for k in range(2)] for i in range(2)]
             list(session(range(2), found.__getitem__))
             trees = [
                 Tree(prompt, tuple(tuple(row.tokens) for row in own)) for prompt, own in zip(few, found, strict=True)
