@@ -41,7 +41,10 @@ def results(folder: Path) -> dict[str, object]:
     measured = [json.loads(line) for line in (folder / "measures.jsonl").read_text(encoding="utf-8").splitlines()]
     log = (folder / "arms" / "dpo.training.jsonl").read_text(encoding="utf-8").splitlines()
     rows = {(row := json.loads(line))["step"]: row for line in log}
-    timeless = {step: {k: v for k, v in row.items() if k not in ("tokens_per_second", "peak_memory")} for step, row in rows.items()}
+    timeless = {
+        step: {k: v for k, v in row.items() if k not in ("tokens_per_second", "peak_memory")}
+        for step, row in rows.items()
+    }
     return {
         "weights": weights,
         "measures": [row for row in measured if row["probe"] not in ("cost.seconds", "cost.memory")],

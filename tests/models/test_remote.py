@@ -31,6 +31,8 @@ class Server:
         self.headers: list[dict[str, str]] = []
         self.script: list[tuple[int, bytes, dict[str, str]] | None] = []
         self.finish = "stop"
+        self.slow = 0  # how many requests to come are answered too late
+        self.choices = 0  # how many are answered, where it is not as many as asked
         self.flying = self.most = 0
         self.lock = threading.Lock()
         server = self
@@ -44,16 +46,16 @@ class Server:
                     server.flying += 1
                     server.most = max(server.most, server.flying)
                     planned = server.script.pop(0) if server.script else ()
-                time.sleep(0.01)
+                    late, server.slow = server.slow > 0, max(server.slow - 1, 0)
+                time.sleep(0.5 if late else 0.01)
                 with server.lock:
                     server.flying -= 1
                 if planned is None:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
-                text = f"seed {body['seed']}"
-                good = {"choices": [{"message": {"content": text}, "finish_reason": server.finish}]}
-                status, raw, extra = planned or (200, json.dumps(good).encode(), {})
+                choices = [server.choice(body, i) for i in range(server.choices or body.get("n", 1))]
+                status, raw, extra = planned or (200, json.dumps({"choices": choices[::-1]}).encode(), {})
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(raw)), **extra}.items():
                     self.send_header(name, value)
@@ -67,6 +69,12 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
+
+    def choice(self, body: dict[str, Any], index: int) -> dict[str, Any]:
+        text = f"seed {body['seed'] + index}"  # as vLLM makes the seeds of several replies
+        made = {"index": index, "message": {"content": text}, "finish_reason": self.finish}
+        tokens = [{"token": word, "logprob": -len(word) / 8} for word in text.split()]
+        return {**made, "logprobs": {"content": tokens}} if body.get("logprobs") else made
 
     def close(self) -> None:
         self.http.shutdown()
@@ -113,6 +121,52 @@ def test_what_is_asked(server: Server) -> None:
         "top_k": 3,
     }
     assert "Authorization" not in server.headers[0]
+
+
+def test_several_replies_a_request(server: Server) -> None:
+    remote = Remote(base_url=server.url, model="m", per_request=3)
+    whole = ask(remote, "a", "b", n=7)
+    asked = [(request["messages"][0]["content"], request.get("n", 1)) for request in server.seen]
+    assert sorted(asked) == [("a", 1), ("a", 3), ("a", 3), ("b", 1), ("b", 3), ("b", 3)]
+    assert len({text for group in whole for text in group}) == 14
+    seeds = [int(text.removeprefix("seed ")) for text in whole[0]]
+    assert [seeds[k + 1] - seeds[k] for k in (0, 1, 3, 4)] == [1, 1, 1, 1]  # by index, in whatever order they came
+    assert ask(remote, "b", "a", n=7) == whole[::-1]
+    assert ask(Remote(base_url=server.url, model="m"), "a", n=7)[0][::3] == whole[0][::3]
+    assert remote.fingerprint != Remote(base_url=server.url, model="m").fingerprint
+    server.choices = 2
+    with pytest.raises(RunError, match="3 replies were asked for and 2 came: set per_request to 1"):
+        ask(remote, "a", n=3)
+
+
+def test_a_reply_that_was_begun_is_gone_on_from(server: Server) -> None:
+    chat = (*user("hi"), Message("assistant", "well,"))
+    Remote(base_url=server.url, model="m", prefill=True).sample([chat, user("a")], n=1, sampling=Sampling(), rng=Rng(0))
+    begun, fresh = sorted(server.seen, key=lambda request: -len(request["messages"]))
+    assert begun["messages"][-1] == {"role": "assistant", "content": "well,"}
+    assert (begun["continue_final_message"], begun["add_generation_prompt"]) == (True, False)
+    assert not {"continue_final_message", "add_generation_prompt"} & fresh.keys()
+
+
+def test_log_probabilities_where_they_are_asked_for_and_given(server: Server) -> None:
+    remote = Remote(base_url=server.url, model="m", logprobs=True)
+    draw = remote.sample([user("a")], n=1, sampling=Sampling(), rng=Rng(0))[0][0]
+    assert server.seen[0]["logprobs"] is True
+    assert draw.logprobs == tuple(-len(word) / 8 for word in draw.text.split())
+    assert draw.token_ids == ()
+    silent = b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop", "logprobs": null}]}'
+    server.script = [(200, silent, {})]
+    assert remote.sample([user("a")], n=1, sampling=Sampling(), rng=Rng(0))[0][0].logprobs == ()
+
+
+def test_a_server_that_does_not_answer_in_time_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Remote(base_url=server.url, model="m", timeout=0.2, retries=2, backoff=0)
+    calm = ask(remote, "a")
+    server.slow = 1
+    assert ask(remote, "a") == calm
+    server.slow = 3
+    with pytest.raises(RunError, match=r"no answer in 3 attempts \(.*timed out"):
+        ask(remote, "a")
 
 
 def test_requests_in_flight_are_bounded(server: Server) -> None:
@@ -179,6 +233,9 @@ def test_the_key_is_sent_and_never_kept(server: Server, monkeypatch: pytest.Monk
     assert "hush" not in repr(remote) + (tmp_path / "remote.json").read_text()
     again = Remote.load(tmp_path)
     assert again == remote
+    full = Remote(base_url=server.url, model="m", per_request=2, prefill=True, logprobs=True, extra={"top_k": 3})
+    full.save(tmp_path)
+    assert Remote.load(tmp_path) == full
     assert again.fingerprint == remote.fingerprint
     server.script = [(302, b"", {"Location": "http://127.0.0.1:1/v1/chat/completions"})]
     with pytest.raises(InputError, match="has moved"):  # the key must not follow

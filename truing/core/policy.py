@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
-from truing.core.errors import Fault
+from truing.core.errors import Fault, InputError
 from truing.core.rng import Rng
 from truing.core.run import Log
 
@@ -41,10 +41,11 @@ class Draw:
     """One sampled reply: tokens first, text second. What was generated is never tokenised again.
 
     Attributes:
-        text: the reply, without the end-of-turn token.
-        token_ids: every token drawn, the end-of-turn token included where it was drawn.
+        text: the reply, without the end-of-turn token, and without a stop text and what follows it.
+        token_ids: every token drawn, up to the end-of-turn token or the one in which a stop text ended, both
+            included. So they can say more than the text, and are what was drawn: a prefilled beginning is not in it.
         logprobs: log-probability of each token under the untempered policy, nats; empty where the
-            policy cannot say (a remote one).
+            policy cannot say.
         finish: ``stop`` (the end of turn or a stop string was reached) or ``length``.
     """
 
@@ -68,7 +69,11 @@ class Sampling:
         top_p: mass of the nucleus, (0, 1].
         top_k: the k likeliest tokens; 0 is all.
         min_p: least probability relative to the likeliest token, [0, 1].
-        stop: texts that end a reply; the text itself is cut off.
+        stop: texts that end a reply; the text itself is cut off. They are looked for in the reply alone, never in
+            the prompt or across its border, and special tokens are not text.
+
+    Raises:
+        InputError: a value of another type or out of range.
     """
 
     max_new_tokens: Annotated[int, Ge(1)] = 256
@@ -76,7 +81,16 @@ class Sampling:
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     top_k: Annotated[int, Ge(0)] = 0
     min_p: Annotated[float, Ge(0), Le(1)] = 0.0
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, MinLen(1)], ...] = ()
+
+    def __post_init__(self) -> None:
+        from truing.core.method import coerce, field_faults
+
+        faults = field_faults(Sampling, vars(self), "sampling")
+        if faults:
+            raise InputError(*faults)
+        for name, value in coerce(Sampling, vars(self)).items():  # a list of stop texts is a tuple
+            object.__setattr__(self, name, value)
 
 
 class Policy(ABC):
