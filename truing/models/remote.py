@@ -121,7 +121,7 @@ class Remote(Policy):
         headers = self._headers()
         pool = ThreadPoolExecutor(max_workers=self.concurrency)
         try:
-            answers = list(pool.map(lambda body: self._ask(*body, headers), bodies))
+            answers = list(pool.map(lambda asked: self._ask(asked[0], asked[1], headers), bodies))
         finally:
             pool.shutdown(cancel_futures=True)  # after the first failure nothing further is asked
         draws = [draw for answer in answers for draw in answer]
