@@ -207,8 +207,10 @@ def test_replies_that_do_not_fit_the_model_are_refused_before_work_starts(notes:
     model = make_model("gpt2", max_position_embeddings=24)
     sampler = Sampler(model, frozenset(), letters, log=notes)
     fits, long = [*range(4, 24)], [*range(4, 26)]
+    full = flat(sampler([[*fits, 7, 8, 9]], n=2, sampling=Sampling(max_new_tokens=1), rng=Rng(0)))
+    assert [len(d.token_ids) for d in full] == [1, 1]
+    assert sampler.layout == "cascade"  # the proof itself had room
     assert len(flat(sampler([fits], n=1, sampling=Sampling(max_new_tokens=4), rng=Rng(0)))[0].token_ids) == 4
-    assert sampler.layout == "cascade"
     model.forward = model.transformer.forward = None  # nothing may be asked of it now
     with pytest.raises(InputError, match=r"max_new_tokens: 4 tokens .* behind 1 of 2 .*22 .* 24 positions.*to 2 or"):
         sampler([fits, long], n=1, sampling=Sampling(max_new_tokens=4), rng=Rng(0))

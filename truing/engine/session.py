@@ -142,7 +142,6 @@ class Session:
         _close(self.rows, [row.finish is not None for row in self.rows], self.state.suffix.move)
         for row in finished:
             self.of[row.prompt].open -= 1
-        self.of = {prompt: group for prompt, group in self.of.items() if group.open}
         _close(self.groups, [not group.open for group in self.groups], self.state.prefix.move)
         for place, group in enumerate(self.groups):
             group.place = place
