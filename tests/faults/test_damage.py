@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Nursery, Undisturbed
+from nursery import Nursery, Undisturbed
 from soundness import check_sound, results, unfinished
 
 NAN = """
