@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Nursery, Undisturbed
+from nursery import Nursery, Undisturbed
 from soundness import check_sound, results, unfinished
+
+from truing.core.errors import InputError
+from truing.models.local import Local, load_local
 
 NAN = """
 from truing.engine.loop import Loop
@@ -123,6 +126,17 @@ def test_every_entry_of_the_cache_is_damaged(
     assert {path.parent.name for path in entries} == {"logprobs", "draws", "perplexity"}
     assert results(tmp_path / "again") == results(undisturbed("recipe"))
     assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == sound
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+def test_weights_that_are_damaged(damage: str, tiny_policy: Local, tmp_path: Path) -> None:
+    """Of a model that was given: bad input, not an accident of the run."""
+    tiny_policy.save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes({"cut": whole[: len(whole) // 2], "noise": b"\x07" * 500, "empty": b""}[damage])
+    with pytest.raises(InputError, match=r"^model '.*': Error while .* A file of it is damaged: fetch"):
+        load_local(str(tmp_path))
 
 
 def test_two_runs_with_one_cache_at_once(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Ended, Nursery, Undisturbed
+from nursery import Ended, Nursery, Undisturbed
 from soundness import check_sound, results, unfinished
 
 FULL = """

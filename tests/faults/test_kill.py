@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Nursery, Undisturbed
+from nursery import ROOT, Nursery, Undisturbed
 from soundness import check_sound, results, unfinished
 
 AT_A_FILE = """
@@ -67,7 +67,8 @@ def file_operations(nursery: Nursery, home: Path, folder: Path) -> int:
     out = folder / "counted"
     before = AT_A_FILE.format(number=-1, out=str(out)) + "sys.left = left\n"
     after = "import sys\nprint('operations:', -1 - sys.left[0])"
-    ended = nursery.run("run", home / "recipe.yaml", "--out", out, cache=folder / "cache", before=before, after=after)
+    words = ("run", home / "recipe.yaml", "--out", out, "--resume")
+    ended = nursery.run(*words, cache=folder / "cache", before=before, after=after)
     assert ended.code == 0, ended.said
     return int(ended.said.rpartition("operations:")[2])
 
@@ -91,7 +92,7 @@ def test_killed_between_operations_on_files(
     """Two during the training, three after it: the artefact, its card, measures, samples, the report."""
     count = file_operations(nursery, home, tmp_path)
     source = random.Random(8)
-    for number in (*source.sample(range(1, count - 60), 2), *source.sample(range(count - 60, count), 3)):
+    for number in (*source.sample(range(1, count - 60), 2), *source.sample(range(count - 60, count + 1), 3)):
         kill_at(nursery, undisturbed, home, tmp_path, number)
 
 
@@ -99,7 +100,7 @@ def test_killed_between_operations_on_files(
 def test_killed_at_every_operation_on_a_file(
     nursery: Nursery, undisturbed: Undisturbed, home: Path, tmp_path: Path
 ) -> None:
-    for number in range(1, file_operations(nursery, home, tmp_path)):
+    for number in range(1, file_operations(nursery, home, tmp_path) + 1):
         kill_at(nursery, undisturbed, home, tmp_path, number)
 
 

@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Nursery, Undisturbed
 from fitting import train
+from nursery import Nursery, Undisturbed
 from soundness import check_sound, results, unfinished
 from tiny import Notes, same_weights
 

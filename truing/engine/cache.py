@@ -20,6 +20,7 @@ from truing.core.run import Log, Quiet, Run
 from truing.engine.precision import Precision, autocast
 
 T = TypeVar("T")
+RACE = "race 1"  # how random numbers become tokens: what was drawn in another way is not taken up
 DAY = 86400.0  # seconds after which an unfinished entry is no other process's work in progress
 
 
@@ -139,7 +140,7 @@ def draws(
     asked = [[[turn.role, turn.content] for turn in chat] for chat in chats]
     path = None
     if cache is not None:
-        key = digest(policy.fingerprint, asked, n, vars(sampling), rng.seed, rng.path)
+        key = digest(RACE, policy.fingerprint, asked, n, vars(sampling), rng.seed, rng.path)
         path = cache / "draws" / f"{key[:40]}.json"
     return remember(
         path, lambda: policy.sample(chats, n=n, sampling=sampling, rng=rng), read=read, write=write, log=log

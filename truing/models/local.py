@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.core.errors import bad
+from truing.core.files import file_errors
 from truing.core.lazy import torch
 from truing.core.policy import WHOLE, Chat, Draw, Editable, Opening, Reply, Sampling, Tree, TreeScores, Workbench
 from truing.core.rng import Rng
@@ -240,7 +241,7 @@ def load_local(
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 name, dtype=dtype, use_safetensors=None if allow_pickle else True, **options
             )
-    except (OSError, ValueError, ImportError) as error:
+    except file_errors(ValueError, ImportError) as error:
         raise bad(f"model {name!r}", str(error).strip().split("\n")[0], _mend(str(error))) from error
     if adapter is not None:
         model = _with_adapter(model, adapter, allow_pickle)
@@ -260,13 +261,15 @@ def _with_adapter(model: Any, adapter: str, allow_pickle: bool) -> Any:
         raise bad(f"adapter {adapter!r}", fact, _mend("safetensors"))
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (OSError, ValueError, KeyError) as error:
+    except file_errors(ValueError, KeyError) as error:
         raise bad(f"adapter {adapter!r}", str(error).strip().split("\n")[0], "Give a PEFT adapter folder.") from error
 
 
 def _mend(text: str) -> str:
     if "trust_remote_code" in text:
         return "If you have read and trust its code, pass --trust_remote_code."
+    if "deserializing" in text:
+        return "A file of it is damaged: fetch or save it again."
     if "safetensors" in text:
         return "Only safetensors are read; if you trust the file, pass --allow_pickle."
     return "Give a folder with config.json and safetensors, a Hub name, or 'smollm2'."
