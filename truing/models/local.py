@@ -25,6 +25,7 @@ from truing.models.template import Template
 
 ROWS = 192  # draws in progress at once
 BUDGET = 4096  # packed tokens a scoring pass
+ALIGNMENT = 64  # bytes: what torch allocates at
 # What decides answers besides tensors; named one by one, so that a new version of transformers changes no fingerprint.
 CONFIGURED = (
     "model_type", "hidden_act", "activation_function", "hidden_activation", "num_attention_heads",
@@ -248,8 +249,21 @@ def load_local(
     if getattr(model, "is_quantized", False):
         quantised.settle(model)
     else:
-        model = model.to(place)
+        model = _aligned(model.to(place))
     return Local(model, tokenizer, name=name, log=log)
+
+
+def _aligned(model: Any) -> Any:
+    """Weights where torch itself would have put them.
+
+    A tensor in a safetensors file begins anywhere; kernels treat such a one's edges otherwise, and a model that is
+    loaded again would differ from the one that was saved in the last bit.
+    """
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.data_ptr() % ALIGNMENT:
+                tensor.data = tensor.data.clone()
+    return model
 
 
 def _with_adapter(model: Any, adapter: str, allow_pickle: bool) -> Any:
