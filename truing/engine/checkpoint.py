@@ -27,14 +27,16 @@ class Resumable(Protocol):
 class Checkpoint:
     """The newest state of one training run, in ``folder/state.safetensors``."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "state.safetensors"
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self.file, self.writes = folder / "state.safetensors", writes
 
     def save(self, loop: Resumable) -> None:
-        """Replace the checkpoint."""
+        """Replace the checkpoint. Every process of a run gives its part of the state; the one that writes, writes."""
         from safetensors.torch import save_file
 
         tensors, plain = loop.state()
+        if not self.writes:
+            return
         plainly = {"truing": json.dumps(plain)}
         own = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_atomically(self.file, lambda file: save_file(own, file, metadata=plainly))
@@ -61,6 +63,8 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Forget it: the artefact takes its place."""
+        if not self.writes:
+            return
         for file in (self.file, *self.file.parent.glob(f".{self.file.name}.*")):  # the latter of killed processes
             file.unlink(missing_ok=True)
         if self.file.parent.exists() and not any(self.file.parent.iterdir()):

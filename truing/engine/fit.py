@@ -1,7 +1,8 @@
 """The training loop: one for every family that trains.
 
 A step is a number of examples; how they are cut into forward passes is a matter of memory and changes nothing:
-losses and their normalisers are summed over the whole step, so padding, packing, order and accumulation cancel.
+losses and their normalisers are summed over the whole step, so padding, packing, order, accumulation and the number
+of processes cancel.
 """
 
 from __future__ import annotations
@@ -34,10 +35,9 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
         raise bad("", "there is nothing to train on", "Give at least one example that the data contract keeps.")
     per_epoch = math.ceil(len(train) / settings.step_size)
     total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
-    bench = base.open()
-    loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch)
+    loop = Loop(base.open(), trees, objective, settings, run, train, held_out, total, per_epoch)
     loop.go()
-    return bench.close()
+    return loop.spread.close(base)
 
 
 def split(n: int, fraction: float, run: Run) -> tuple[list[int], list[int]]:

@@ -7,23 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from truing.core.errors import RunError, bad
+from truing.core.errors import RunError
 from truing.core.lazy import torch
 from truing.core.policy import Tree, Workbench
 from truing.core.run import Run
 from truing.engine.checkpoint import Checkpoint
 from truing.engine.settings import Objective, Training, learning_rate
-from truing.engine.tree import batches
-
-
-def _accelerator(precision: str) -> Any:
-    """An accelerator of this precision; its state is the process's, and two arms may differ in it."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
+from truing.engine.spread import Spread, placed
 
 
 class Loop:
@@ -43,17 +33,18 @@ class Loop:
     ) -> None:
         self.trees, self.objective, self.settings, self.run = trees, objective, settings, run
         self.train, self.held_out, self.total, self.per_epoch = train, held_out, total, per_epoch
-        self.accelerator = _accelerator("bf16" if settings.bf16 else "no")
-        if self.accelerator.num_processes > 1:
-            raise bad("", "training runs in one process so far", "Start it without a multi-process launcher.")
         self.bench = bench
-        self.parameters = [p for p in bench.module.parameters() if p.requires_grad]
+        trained = [p for p in bench.module.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
-        self.checkpoint = Checkpoint(run.work / "checkpoint") if run.work is not None else None
+        first = [trees[i] for i in sorted(train, key=lambda i: (trees[i].size, i))[:2]]
+        self.spread = Spread(bench, self.optimiser, "bf16" if settings.bf16 else "no", first)
+        self.parameters = self.spread.parameters()
+        main = self.spread.processes.main
+        self.checkpoint = Checkpoint(run.work / "checkpoint", writes=main) if run.work is not None else None
         self.step = self.tokens = 0
         self.sums: dict[str, float] = {}
         self.seen = self.weight = self.rate = 0.0
@@ -90,14 +81,17 @@ class Loop:
         # Dropout stays off: its noise is ambient, and would make policy and reference differ before the first update.
         self.bench.module.eval()
         self.optimiser.zero_grad(set_to_none=True)
-        for part in batches([self.trees[i] for i in members], self.settings.tokens_per_batch):
-            numbers = [members[k] for k in part]
-            with self.accelerator.autocast():
-                scores = self.bench.score([self.trees[i] for i in numbers])
+        sums: dict[str, float] = {}
+        for numbers, counts in self.spread.passes(self.trees, members, self.settings.tokens_per_batch):
+            with self.spread.accelerator.autocast():
+                scores = self.spread.score([self.trees[i] for i in numbers])
             losses, metrics = self.objective.loss(scores, numbers)
-            self.accelerator.backward(losses.sum() / weight)
-            self._collect(losses, metrics, numbers)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
+            self.spread.backward(losses.sum() * counts / weight)
+            _collect(sums, {**metrics, "loss": losses}, counts)
+        norm = self.spread.clip(self.settings.max_grad_norm or math.inf)
+        for name, total in self.spread.processes.totals(sums).items():
+            self.sums[name] = self.sums.get(name, 0.0) + total
+        self.weight, self.seen = self.weight + weight, self.seen + len(members)
         if not (torch.isfinite(norm) and math.isfinite(self.sums["loss"])):
             raise RunError(
                 f"step {self.step + 1}: loss or gradient is not finite ({self.sums['loss']}, {float(norm)}); nothing "
@@ -111,13 +105,6 @@ class Loop:
         self.tokens += sum(self.trees[i].size for i in members)
         self.sums["grad_norm"] = self.sums.get("grad_norm", 0.0) + float(norm) * len(members)
         self.rate = rate
-
-    def _collect(self, losses: torch.Tensor, metrics: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> None:
-        for name, values in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(values.detach().sum())
-        self.sums["loss"] = self.sums.get("loss", 0.0) + float(losses.detach().sum())
-        self.weight += sum(self.objective.weights[i] for i in numbers)
-        self.seen += len(numbers)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -134,21 +121,20 @@ class Loop:
         sums: dict[str, float] = {}
         weight = sum(self.objective.weights[i] for i in self.held_out)
         with torch.no_grad():
-            for part in batches([self.trees[i] for i in self.held_out], self.settings.tokens_per_batch):
-                numbers = [self.held_out[k] for k in part]
-                losses, metrics = self.objective.loss(self.bench.score([self.trees[i] for i in numbers]), numbers)
-                sums["eval_loss"] = sums.get("eval_loss", 0.0) + float(losses.sum()) / weight
-                for name, values in metrics.items():
-                    key = f"eval_{name}"
-                    sums[key] = sums.get(key, 0.0) + float(values.sum()) / len(self.held_out)
+            for numbers, counts in self.spread.passes(self.trees, self.held_out, self.settings.tokens_per_batch):
+                losses, metrics = self.objective.loss(self.spread.score([self.trees[i] for i in numbers]), numbers)
+                _collect(sums, {**{f"eval_{k}": v for k, v in metrics.items()}, "eval_loss": losses}, counts)
+        sums = {k: v / len(self.held_out) for k, v in self.spread.processes.totals(sums).items()}
+        sums["eval_loss"] *= len(self.held_out) / weight
         self.run.log.metrics({"step": self.step, **sums})
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and plain values that decide everything from here on."""
-        tensors = {f"weight.{i}": p.detach() for i, p in enumerate(self.parameters)}
+        """Tensors and plain values that decide everything from here on; gathered, whatever they are spread over."""
+        tensors: dict[str, torch.Tensor] = {}
         for i, parameter in enumerate(self.parameters):
-            for name, value in self.optimiser.state[parameter].items():
-                tensors[f"optimiser.{i}.{name}"] = value
+            named = {f"optimiser.{i}.{name}": value for name, value in self.optimiser.state[parameter].items()}
+            for name, value in {f"weight.{i}": parameter.detach(), **named}.items():
+                tensors[name] = self.spread.kept(value)
         plain = {"step": self.step, "tokens": self.tokens, "seen": self.seen, "weight": self.weight}
         return tensors, {**plain, "sums": self.sums}
 
@@ -156,9 +142,15 @@ class Loop:
         """The inverse of :meth:`state`."""
         with torch.no_grad():
             for i, parameter in enumerate(self.parameters):
-                parameter.copy_(tensors[f"weight.{i}"])
+                parameter.copy_(placed(tensors[f"weight.{i}"], parameter))
                 start = f"optimiser.{i}."
-                found = {k.removeprefix(start): v.clone() for k, v in tensors.items() if k.startswith(start)}
-                self.optimiser.state[parameter] = found
+                found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+                self.optimiser.state[parameter] = {k: placed(v, parameter) for k, v in found.items()}
         self.step, self.tokens, self.seen = plain["step"], plain["tokens"], plain["seen"]
         self.weight, self.sums = plain["weight"], dict(plain["sums"])
+
+
+def _collect(sums: dict[str, float], values: Mapping[str, torch.Tensor], counts: float) -> None:
+    """Add the values of one pass, each ``(B,)``; those that only keep step with other processes count nothing."""
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0.0) + counts * float(value.detach().sum())

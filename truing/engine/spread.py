@@ -1,0 +1,166 @@
+"""One training step spread over processes: accelerate's engines behind the two calls that the loop makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from truing.core.errors import bad
+from truing.core.lazy import torch
+from truing.core.policy import Editable, Tree, TreeScores, Workbench
+from truing.engine.processes import Processes, here, shares
+from truing.engine.tree import batches
+
+Pass = tuple[list[int], float]
+"""Examples of one forward pass, and what they count: 1, or 0 where they only keep step with the others."""
+
+
+class Spread:
+    """The engine of a training run: this process alone, copies that add their gradients up, or shards (FSDP2).
+
+    A step's gradient is the same sum however it is spread. Losses are divided by the weight of the whole step, and
+    gradients are added over processes, where the engines themselves would average.
+    """
+
+    def __init__(self, bench: Workbench, optimiser: Any, precision: str, first: Sequence[Tree]) -> None:
+        """Prepare a bench and its optimiser.
+
+        Args:
+            first: a few examples, the same in every process, on which the layout is proved before weights are sharded.
+
+        Raises:
+            InputError: the launcher asks for an engine that this is not written for.
+        """
+        self.processes: Processes = here()
+        self.accelerator = _accelerator(precision)
+        self.sharded = _sharded(self.accelerator)
+        self.bench, self.optimiser, self.root = bench, optimiser, None
+        if self.processes.count > 1:
+            with torch.no_grad():
+                bench.score(first)
+        if self.sharded:
+            _only_packed(bench)
+            self.root, prepared = self.accelerator.prepare(_root(bench), optimiser)
+            self.optimiser = prepared.optimizer
+
+    def passes(self, trees: Sequence[Tree], members: Sequence[int], budget: int) -> list[Pass]:
+        """This process's forward passes over some examples: as many as every other process makes.
+
+        Shards are gathered in every pass, so no process may make one more than another; who has fewer repeats the
+        smallest example and counts it zero times.
+        """
+        cuts = []
+        for part in shares([trees[i].size for i in members], self.processes.count):
+            mine = [members[i] for i in part]
+            cuts.append([[mine[k] for k in cut] for cut in batches([trees[i] for i in mine], budget)])
+        own: list[Pass] = [(cut, 1.0) for cut in cuts[self.processes.index]]
+        smallest = min(members, key=lambda i: (trees[i].size, i))
+        return own + [([smallest], 0.0)] * (max(map(len, cuts)) - len(own))
+
+    def score(self, trees: Sequence[Tree]) -> TreeScores:
+        """Log-probabilities of some trees, with gradient where gradients are enabled."""
+        return self.bench.score(trees) if self.root is None else TreeScores(*self.root(trees))
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of a part of the step's loss."""
+        # A sharded gradient is averaged over processes on its way to its shard; times their number it is a sum.
+        self.accelerator.backward(loss * self.processes.count if self.sharded else loss)
+
+    def clip(self, most: float) -> torch.Tensor:
+        """Complete the step's gradient, scale it down to the 2-norm ``most``, and give the norm that it had."""
+        parameters = self.parameters()
+        if not self.sharded and self.processes.count > 1:
+            touched = self.processes.gathered([p.grad is not None for p in parameters])
+            for parameter, *by in zip(parameters, *touched, strict=True):
+                if parameter.grad is None and any(by):  # an expert that only another process's examples were sent to
+                    parameter.grad = torch.zeros_like(parameter)
+            self.processes.add([p.grad for p in parameters if p.grad is not None])
+        return whole(torch.nn.utils.clip_grad_norm_(parameters, most))
+
+    def kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor as a checkpoint holds it: whole, where the main process can write it. Every process must ask."""
+        if not self.sharded:
+            return tensor
+        full = whole(tensor)
+        return full.cpu() if self.processes.main else full.new_empty(0)
+
+    def close(self, base: Editable) -> Editable:
+        """The policy that ``base`` has become, whole in every process."""
+        if not self.sharded:
+            return self.bench.close()
+        bench = base.open()
+        with torch.no_grad():
+            for own, trained in zip(bench.module.parameters(), self.bench.module.parameters(), strict=True):
+                own.copy_(whole(trained))
+        return bench.close()
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained, in the order of the model; shards where it is sharded."""
+        module = self.bench.module if self.root is None else self.root
+        return [p for p in module.parameters() if p.requires_grad]
+
+
+def _accelerator(precision: str) -> Any:
+    """An accelerator of this precision; its state is the process's, and two arms may differ in it."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)
+
+
+def _sharded(accelerator: Any) -> bool:
+    """Whether each process holds a part of every weight."""
+    kind = str(accelerator.distributed_type.value)
+    if kind == "FSDP" and not accelerator.is_fsdp2:
+        raise bad("accelerate", "asks for FSDP 1", "Set fsdp_version: 2 in its configuration.")
+    if kind in ("DEEPSPEED", "MEGATRON_LM", "XLA"):
+        raise bad("accelerate", f"asks for {kind}, which training is not written for", "Use FSDP2: docs/scaling.md.")
+    return kind == "FSDP"
+
+
+def _root(bench: Workbench) -> torch.nn.Module:
+    """A module whose forward pass is the bench's scoring, so that an engine's hooks run around all of it.
+
+    It shows the engine the model's layers to shard one by one, and hides its head: the vocabulary is projected in
+    chunks, so the head runs several times a pass and must stay whole until the pass is over.
+    """
+
+    class Scoring(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = bench.module
+            self._no_split_modules = sorted(getattr(bench.module, "_no_split_modules", None) or ())
+
+        def tie_weights(self) -> None:
+            self.inner.tie_weights()
+
+        def forward(self, trees: Sequence[Tree]) -> tuple[torch.Tensor, ...]:
+            scores = bench.score(trees)  # as a tuple: hooks look for tensors, and know no classes of ours
+            return scores.tokens, scores.owner, scores.counts
+
+    return Scoring()
+
+
+def _only_packed(bench: Workbench) -> None:
+    if getattr(getattr(bench, "scorer", None), "layout", None) == "plain":
+        fact = "shards need every process to make the same passes, and this model is scored one sequence at a time"
+        raise bad("accelerate", fact, "Train it without FSDP.")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, gathered where each process holds a part of it. Every process must ask."""
+    from torch.distributed.tensor import DTensor
+
+    return cast(Any, tensor).full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def placed(value: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """A whole tensor as another lies: on its device, and of a shape like its own, cut as it is cut."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    value = value.to(where.device)
+    if value.shape != where.shape or not isinstance(where, DTensor):
+        return value
+    return distribute_tensor(value, where.device_mesh, where.placements)
