@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from truing import __version__, arguments, manual, terminal
 from truing.core.errors import Fault, InputError, RunError, bad, did_you_mean
 from truing.core.method import find, names
+from truing.engine.processes import main_process
 from truing.machine import settle_kernels
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tell(error: Exception, debug: bool) -> int:
     """Say what went wrong, and return the exit code."""
+    if not main_process():  # of several that a launcher started, which meet the same error, one tells it
+        return 2 if isinstance(error, InputError) else 1
     if isinstance(error, InputError):
         terminal.show_faults(error.faults)
         return 2
@@ -136,7 +139,7 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(*faults, *odd, *error.faults) from error
     if faults := [*faults, *odd, *more, *recipe.faults]:
         raise InputError(*faults)
-    print(f"Report: {pipeline.run(recipe, args.out, resume=args.resume)}")
+    print(f"Report: {pipeline.run(recipe, args.out, resume=args.resume, ray=args.ray)}")
 
 
 def _recipe(args: argparse.Namespace, settings: dict[str, object]) -> tuple[Recipe, list[Fault]]:

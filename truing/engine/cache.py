@@ -15,6 +15,7 @@ from truing.core.lazy import torch
 from truing.core.policy import Chat, Draw, Editable, Policy, Sampling, Tree
 from truing.core.rng import Rng
 from truing.core.run import Log, Run
+from truing.engine.processes import Processes, here, shares
 
 
 def digest(*parts: object) -> str:
@@ -50,14 +51,15 @@ def reference_logprobs(base: Editable, trees: Sequence[Tree], run: Run) -> list[
 
     Per token and not per sequence, so that every loss, averaged, truncated or summed, can use one pass.
     """
+    processes = here()
     if run.cache is None:
-        return base.tree_logprobs(trees, run.log)
+        return _together(base, trees, run.log, processes)
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
     path = run.cache / "logprobs" / f"{digest(base.fingerprint, tree_digest(trees))[:40]}.safetensors"
     counts = [len(reply) for tree in trees for reply in tree.replies]
-    if path.exists():
+    if processes.once(path.exists):
         try:
             tokens = load_file(path)["tokens"]
             if tokens.shape == (sum(counts),):
@@ -67,10 +69,20 @@ def reference_logprobs(base: Editable, trees: Sequence[Tree], run: Run) -> list[
         except (SafetensorError, KeyError, OSError) as error:
             reason = str(error)
         run.log.say(f"warning: the cache entry {path} is unreadable ({reason}); computing it again")
-    found = base.tree_logprobs(trees, run.log)
+    found = _together(base, trees, run.log, processes)
     whole = torch.cat(found) if found else torch.zeros(0)
-    write_atomically(path, lambda file: save_file({"tokens": whole}, file))
+    if processes.main:
+        write_atomically(path, lambda file: save_file({"tokens": whole}, file))
     return found
+
+
+def _together(base: Editable, trees: Sequence[Tree], log: Log, processes: Processes) -> list[torch.Tensor]:
+    """``base.tree_logprobs``, each process scoring its share of the trees."""
+    parts = shares([tree.size for tree in trees], processes.count)
+    found = processes.gathered(base.tree_logprobs([trees[i] for i in parts[processes.index]], log))
+    replies = [iter(part) for part in found]
+    owner = {i: at for at, part in enumerate(parts) for i in part}
+    return [next(replies[owner[i]]) for i, tree in enumerate(trees) for _ in tree.replies]
 
 
 def draws(

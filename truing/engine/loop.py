@@ -13,7 +13,7 @@ from truing.core.policy import Tree, Workbench
 from truing.core.run import Run
 from truing.engine.checkpoint import Checkpoint
 from truing.engine.settings import Objective, Training, learning_rate
-from truing.engine.spread import Spread, placed
+from truing.engine.spread import Spread, placed, trained
 
 
 class Loop:
@@ -34,15 +34,15 @@ class Loop:
         self.trees, self.objective, self.settings, self.run = trees, objective, settings, run
         self.train, self.held_out, self.total, self.per_epoch = train, held_out, total, per_epoch
         self.bench = bench
-        trained = [p for p in bench.module.parameters() if p.requires_grad]
+        parameters = trained(bench.module)
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
         first = [trees[i] for i in sorted(train, key=lambda i: (trees[i].size, i))[:2]]
         self.spread = Spread(bench, self.optimiser, "bf16" if settings.bf16 else "no", first)
-        self.parameters = self.spread.parameters()
+        self.parameters = self.spread.parameters
         main = self.spread.processes.main
         self.checkpoint = Checkpoint(run.work / "checkpoint", writes=main) if run.work is not None else None
         self.step = self.tokens = 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from functools import cache
+from typing import Any
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
@@ -20,6 +21,10 @@ class Spread:
 
     A step's gradient is the same sum however it is spread. Losses are divided by the weight of the whole step, and
     gradients are added over processes, where the engines themselves would average.
+
+    Attributes:
+        sharded: whether each process holds a part of every weight.
+        parameters: what is trained, in the order of the model; shards where it is sharded.
     """
 
     def __init__(self, bench: Workbench, optimiser: Any, precision: str, first: Sequence[Tree]) -> None:
@@ -32,7 +37,7 @@ class Spread:
             InputError: the launcher asks for an engine that this is not written for.
         """
         self.processes: Processes = here()
-        self.accelerator = _accelerator(precision)
+        self.accelerator = _accelerator(precision, alone=self.processes.count == 1)
         self.sharded = _sharded(self.accelerator)
         self.bench, self.optimiser, self.root = bench, optimiser, None
         if self.processes.count > 1:
@@ -42,6 +47,8 @@ class Spread:
             _only_packed(bench)
             self.root, prepared = self.accelerator.prepare(_root(bench), optimiser)
             self.optimiser = prepared.optimizer
+        # Listed now: between an evaluation and the next step, a sharded module shows whole weights in their place.
+        self.parameters = trained(bench.module if self.root is None else self.root)
 
     def passes(self, trees: Sequence[Tree], members: Sequence[int], budget: int) -> list[Pass]:
         """This process's forward passes over some examples: as many as every other process makes.
@@ -68,7 +75,7 @@ class Spread:
 
     def clip(self, most: float) -> torch.Tensor:
         """Complete the step's gradient, scale it down to the 2-norm ``most``, and give the norm that it had."""
-        parameters = self.parameters()
+        parameters = self.parameters
         if not self.sharded and self.processes.count > 1:
             touched = self.processes.gathered([p.grad is not None for p in parameters])
             for parameter, *by in zip(parameters, *touched, strict=True):
@@ -90,24 +97,36 @@ class Spread:
             return self.bench.close()
         bench = base.open()
         with torch.no_grad():
-            for own, trained in zip(bench.module.parameters(), self.bench.module.parameters(), strict=True):
-                own.copy_(whole(trained))
+            for own, shard in zip(trained(bench.module), self.parameters, strict=True):
+                own.copy_(whole(shard))
         return bench.close()
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, in the order of the model; shards where it is sharded."""
-        module = self.bench.module if self.root is None else self.root
-        return [p for p in module.parameters() if p.requires_grad]
+
+def trained(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that training changes, in the module's order."""
+    return [p for p in module.parameters() if p.requires_grad]
 
 
-def _accelerator(precision: str) -> Any:
-    """An accelerator of this precision; its state is the process's, and two arms may differ in it."""
+def _accelerator(precision: str, *, alone: bool) -> Any:
+    """An accelerator of this precision. Its state is the process's, and two arms may differ in precision and layers."""
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
+    from accelerate.state import AcceleratorState, PartialState
 
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+    if not alone:
+        connected = _connected()
+    if AcceleratorState._shared_state and (not alone or AcceleratorState().mixed_precision != precision):
         AcceleratorState._reset_state()
+        if not alone:  # the reset leaves the engine's name where an engine is chosen by the connection's
+            PartialState._shared_state["distributed_type"] = connected
     return Accelerator(mixed_precision=precision)
+
+
+@cache
+def _connected() -> Any:
+    """How accelerate's processes are connected, as it stands before the first accelerator chooses an engine."""
+    from accelerate import PartialState
+
+    return PartialState().distributed_type
 
 
 def _sharded(accelerator: Any) -> bool:
@@ -130,7 +149,7 @@ def _root(bench: Workbench) -> torch.nn.Module:
     class Scoring(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = bench.module
+            self.inner: Any = bench.module
             self._no_split_modules = sorted(getattr(bench.module, "_no_split_modules", None) or ())
 
         def tie_weights(self) -> None:
@@ -153,7 +172,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor, gathered where each process holds a part of it. Every process must ask."""
     from torch.distributed.tensor import DTensor
 
-    return cast(Any, tensor).full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def placed(value: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
