@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except KeyboardInterrupt:
+        if not main_process():
+            return 130
         again = shlex.join(["truing", *words, *([] if "--resume" in words else ["--resume"])])
         print(f"\nStopped.{f' To go on from here: {again}' if 'run' in words else ''}", file=sys.stderr)
         return 130
@@ -139,7 +141,9 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(*faults, *odd, *error.faults) from error
     if faults := [*faults, *odd, *more, *recipe.faults]:
         raise InputError(*faults)
-    print(f"Report: {pipeline.run(recipe, args.out, resume=args.resume, ray=args.ray)}")
+    page = pipeline.run(recipe, args.out, resume=args.resume, ray=args.ray)
+    if main_process():
+        print(f"Report: {page}")
 
 
 def _recipe(args: argparse.Namespace, settings: dict[str, object]) -> tuple[Recipe, list[Fault]]:

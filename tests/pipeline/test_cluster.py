@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from small import JUDGE, comparison
 from tiny import make_local
 
@@ -85,7 +84,6 @@ def test_a_cluster_measures_the_same_and_repeats_the_arm_of_a_killed_worker(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    assert torch.get_num_threads() >= 1
     recipe = small(tmp_path, model, judged(tmp_path, tmp_path / "there"))
     here_and_there(recipe, tmp_path, monkeypatch)
     assert (tmp_path / "killed").exists(), "no worker was killed: nothing was tested"
@@ -124,7 +122,12 @@ def test_an_arm_waits_for_the_base_its_donors_and_the_opponents_before_it(model:
     recipe = small(tmp_path, model, judged(tmp_path, tmp_path), probes=["win_rate.merge", "win_rate.best"])
     shop = Workshop(recipe, Inputs(), None, tmp_path, tmp_path, False, None, None)  # type: ignore[arg-type] # unread
     dpo, best, merge = recipe.points
-    assert [shop.needs(point) for point in (BASE, dpo, best, merge)] == [[], ["base"], ["base"], ["base", "dpo", "best"]]
+    assert [shop.needs(point) for point in (BASE, dpo, best, merge)] == [
+        [],
+        ["base"],
+        ["base"],
+        ["base", "dpo", "best"],
+    ]
 
 
 def test_arms_with_one_policy_behind_them_share_draws_and_no_others_do(model: Path, tmp_path: Path) -> None:

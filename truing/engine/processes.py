@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
+from truing.core.errors import bad
 from truing.core.lazy import torch
 
 T = TypeVar("T")
@@ -97,12 +98,18 @@ def main_process() -> bool:
 
 
 def here() -> Processes:
-    """This process; where a launcher started several, accelerate connects them at the first call."""
+    """This process; where a launcher started several, accelerate connects them at the first call.
+
+    Raises:
+        InputError: accelerate is not installed.
+    """
     if launched() == 1:
         return Processes()
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
+    try:
+        from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env
+    except ImportError as error:
+        raise bad("", "several processes need accelerate", "Run: pip install 'truing[train]'") from error
     alone = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=alone, timeout=PATIENCE)
     return Processes(state.process_index, state.num_processes, state.device)

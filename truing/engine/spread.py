@@ -44,11 +44,17 @@ class Spread:
             with torch.no_grad():
                 bench.score(first)
         if self.sharded:
-            _only_packed(bench)
+            self._only_packed()
             self.root, prepared = self.accelerator.prepare(_root(bench), optimiser)
             self.optimiser = prepared.optimizer
         # Listed now: between an evaluation and the next step, a sharded module shows whole weights in their place.
         self.parameters = trained(bench.module if self.root is None else self.root)
+
+    def _only_packed(self) -> None:
+        """Refuse, in every process alike, a model that makes as many passes as there are replies."""
+        if "plain" in self.processes.gathered(getattr(getattr(self.bench, "scorer", None), "layout", None)):
+            fact = "shards need every process to make the same passes, and this model is scored one sequence at a time"
+            raise bad("accelerate", fact, "Train it without FSDP.")
 
     def passes(self, trees: Sequence[Tree], members: Sequence[int], budget: int) -> list[Pass]:
         """This process's forward passes over some examples: as many as every other process makes.
@@ -160,12 +166,6 @@ def _root(bench: Workbench) -> torch.nn.Module:
             return scores.tokens, scores.owner, scores.counts
 
     return Scoring()
-
-
-def _only_packed(bench: Workbench) -> None:
-    if getattr(getattr(bench, "scorer", None), "layout", None) == "plain":
-        fact = "shards need every process to make the same passes, and this model is scored one sequence at a time"
-        raise bad("accelerate", fact, "Train it without FSDP.")
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
