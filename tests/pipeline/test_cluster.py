@@ -84,7 +84,8 @@ def test_a_cluster_measures_the_same_and_repeats_the_arm_of_a_killed_worker(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    recipe = small(tmp_path, model, judged(tmp_path, tmp_path / "there"))
+    arms = {"dpo": [{"preference/dpo": TRAINED}], "best": [{"rerank/best_of_n": {"n": 2}}]}
+    recipe = small(tmp_path, model, judged(tmp_path, tmp_path / "there"), arms=arms)
     here_and_there(recipe, tmp_path, monkeypatch)
     assert (tmp_path / "killed").exists(), "no worker was killed: nothing was tested"
 
@@ -93,7 +94,7 @@ def test_a_cluster_measures_the_same_and_repeats_the_arm_of_a_killed_worker(
 def test_shared_steps_are_made_once_for_all_arms(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     judge = judged(tmp_path, tmp_path / "nowhere")
-    steps = [{"synthesize/best_and_worst": {"n": 3}}, {"preference/ipo": {**TRAINED, "max_steps": 1}}]
+    steps = [{"synthesize/best_and_worst": {"draws": 3}}, {"preference/ipo": {**TRAINED, "max_steps": 1}}]
     data = {"prompts": [{"prompt": f"Say {word}."} for word in ("rain", "salt", "wool", "ink")]}
     recipe = small(tmp_path, model, judge, steps=steps, data=data)
     here_and_there(recipe, tmp_path, monkeypatch)

@@ -52,7 +52,7 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.M
     training = {"learning_rate": 1e-3, "max_steps": 4, "per_device_train_batch_size": 2, "logging_steps": 1}
     changed: dict[str, Any] = {
         "data": {"prompts": [{"prompt": f"Say {word}."} for word in ("rain", "salt", "wool", "ink")]},
-        "steps": [{"synthesize/best_and_worst": {"n": 3}}],  # drawn by one, and sent to the other
+        "steps": [{"synthesize/best_and_worst": {"draws": 3}}],  # drawn by one, and sent to the other
         "arms": {
             "dpo": [{"preference/dpo": training}],
             "merge": {"donors": {"tuned": "arms.dpo"}, "steps": [{"merge/linear": {"weight": 0.5}}]},

@@ -95,13 +95,13 @@ def _site(shop: Workshop) -> Site:
 def _each(shop: Workshop, site: Site, ray: Any) -> Iterator[Made]:
     threads = min(site.threads, max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
     place = {"num_cpus": threads, "num_gpus": int("GPU" in ray.cluster_resources()), "max_retries": RETRIES}
-    task, start = ray.remote(_arm).options(**place), None
+    task, start = ray.remote(_arm), None
     if shop.recipe.shared:
         start = ray.remote(_begin).options(**place, name="shared steps").remote(site)
     refs: dict[str, Any] = {}
     for point in (BASE, *shop.recipe.points):
         needed = [refs[name] for name in shop.needs(point)]
-        refs[point.name] = task.options(name=point.name).remote(site, point.name, start, *needed)
+        refs[point.name] = task.options(**place, name=point.name).remote(site, point.name, start, *needed)
     names = {ref: name for name, ref in refs.items()}
     while names:
         (ref,), _ = ray.wait(list(names), num_returns=1)
