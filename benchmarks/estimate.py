@@ -79,29 +79,46 @@ LLAMA_70B = Shape("Llama 3.1 70B", 8192, 28672, 80, 64, 8, 128, 128256)
 
 
 @dataclass(frozen=True)
-class Constants:
-    """What the arithmetic rests on. Bytes are those of this engine: float32 master weights, gradients and moments.
+class Kept:
+    """Bytes kept for the backward pass, a token and layer.
 
     Attributes:
-        weight, gradient, moments: bytes a parameter; a policy is loaded in float32, AdamW keeps two moments.
-        base: bytes a parameter of the base, which stays in memory whole, in every process.
-        kept_hidden, kept_intermediate, kept_query, kept_key: bytes kept for the backward pass, a token and layer, for
-            each number of the residual stream, the MLP, all query heads and all key heads. Measured: the storages that
-            autograd keeps in one packed pass of random Llamas of nine shapes (``saved_tensors_hooks``, torch 2.13 on
-            a processor, fp32 and autocast to bfloat16), solved for their widths; the fit is exact to a byte.
-        chunk: targets projected to the vocabulary at once (``truing.engine.score.CHUNK``), four bytes a logit; the
-            backward pass holds the logits, their softmax and its gradient.
-        utilisation: share of the device's peak that training reaches. Assumed; not measured on an accelerator yet.
+        hidden, intermediate, query: for each number of the residual stream, of the MLP, of all query heads together.
+        row: for each token of a row, which is what the block mask costs.
+    """
+
+    hidden: int
+    intermediate: int
+    query: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the arithmetic rests on. Bytes a parameter are those of this engine: float32 weights, gradients, moments.
+
+    Attributes:
+        weight, gradient, moments: a policy is loaded in float32, and AdamW keeps two moments.
+        base: of the base, which stays in memory whole, in every process.
+        cast: of the bfloat16 copy of a layer's matrices that autocast keeps for the backward pass.
+        plain, half: measured as the storages that autograd keeps in one packed pass of random Llamas (torch 2.13 with
+            transformers 5.23 on a processor, in float32 and under autocast to bfloat16); ``tests/test_estimate.py``
+            measures them again on other shapes. Attention is the fused kernel that keeps no probabilities.
+        ends: bytes for each number of the residual stream before the first layer and after the last; measured likewise.
+        chunk: targets projected to the vocabulary at once, as ``truing.engine.score.CHUNK``.
+        logit_copies: float32 tensors as large as a chunk's logits in its backward pass: the logits, their exponentials
+            and their gradient. Counted from the formula, not measured.
+        utilisation: share of the device's peak that training reaches. Assumed: not measured on an accelerator.
     """
 
     weight: int = 4
     gradient: int = 4
     moments: int = 8
     base: int = 4
-    kept_hidden: float = 0.0
-    kept_intermediate: float = 0.0
-    kept_query: float = 0.0
-    kept_key: float = 0.0
+    cast: int = 2
+    plain: Kept = Kept(24, 16, 16, 4)
+    half: Kept = Kept(26, 8, 8, 2)
+    ends: int = 12
     chunk: int = 512
     logit_copies: int = 3
     utilisation: float = 0.4
@@ -117,6 +134,7 @@ class Plan:
         bf16: compute in bfloat16.
         checkpointing: keep a layer's input and compute the layer again in the backward pass.
         pass_tokens: packed tokens a forward pass of one device, ``tokens_per_batch``.
+        row: tokens of a packed row.
     """
 
     devices: int = 1
@@ -124,38 +142,42 @@ class Plan:
     bf16: bool = True
     checkpointing: bool = False
     pass_tokens: int = 2048
+    row: int = 2048
 
 
 def activations(shape: Shape, plan: Plan, constants: Constants) -> float:
-    """Bytes kept for the backward pass of one pass on one device, the chunked projection included."""
-    token = (
-        constants.kept_hidden * shape.hidden
-        + constants.kept_intermediate * shape.intermediate
-        + constants.kept_query * shape.heads * shape.head
-        + constants.kept_key * shape.kv_heads * shape.head
+    """Bytes kept for the backward pass of one pass on one device, and what its largest chunk of logits needs."""
+    kept = constants.half if plan.bf16 else constants.plain
+    layer = (
+        kept.hidden * shape.hidden
+        + kept.intermediate * shape.intermediate
+        + kept.query * shape.heads * shape.head
+        + kept.row * plan.row
     )
-    number = 2 if plan.bf16 else 4
-    layers = number * shape.hidden * shape.layers + token if plan.checkpointing else token * shape.layers
+    inputs = 4 * shape.hidden  # of a layer that is computed again; one layer at a time is there in full
+    layers = inputs * shape.layers + layer if plan.checkpointing else layer * shape.layers
     logits = constants.logit_copies * 4 * min(constants.chunk, plan.pass_tokens) * shape.vocabulary
-    return plan.pass_tokens * layers + logits
+    return plan.pass_tokens * (layers + constants.ends * shape.hidden) + logits
 
 
 def memory(shape: Shape, plan: Plan, constants: Constants) -> dict[str, float]:
     """Peak bytes of one device by what they are for.
 
-    ``gathered`` is what a sharded pass holds whole: two layers, the embedding and the head, and their gradients.
-    ``result`` is the trained model beside the base, whole in every process once training is over; by then gradients
-    and activations are gone, so it adds nothing where they are larger.
+    ``gathered`` is what a pass holds whole of shards (two layers, the embedding and the head, and their gradients), or
+    what autocast copies. ``result`` is the trained model beside the base, whole in every process once training is over;
+    by then gradients and activations are gone, so it adds only what it is larger by.
     """
     n, parts = shape.parameters, plan.devices if plan.sharded else 1
     number = 2 if plan.bf16 else 4
     gathered = 2 * number * (2 * shape.layer + shape.embedding) if plan.sharded else 0.0
+    copied = 1 if plan.checkpointing else shape.layers
+    cast = constants.cast * copied * shape.layer if plan.bf16 and not plan.sharded else 0
     found = {
         "base": float(constants.base * n),
         "weights": constants.weight * n / parts,
         "moments": constants.moments * n / parts,
         "gradients": constants.gradient * n / parts,
-        "gathered": gathered,
+        "gathered": gathered + cast,
         "activations": activations(shape, plan, constants),
     }
     passing = found["gradients"] + found["gathered"] + found["activations"]
@@ -201,14 +223,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", type=Path, help="a model's config.json; 8B and 70B where left out")
     parser.add_argument("--devices", type=int, default=8)
-    parser.add_argument("--peak", type=float, default=9.89e14, help="operations a second of one device")
+    parser.add_argument("--peak", type=float, default=9.89e14, help="operations a second of one device, dense bfloat16")
     parser.add_argument("--pass-tokens", type=int, default=8192)
+    parser.add_argument("--row", type=int, default=2048, help="tokens of a packed row")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a prompt with its reply")
     args = parser.parse_args()
     shapes = [LLAMA_8B, LLAMA_70B]
     if args.config is not None:
         shapes = [Shape.of(json.loads(args.config.read_text(encoding="utf-8")), args.config.parent.name)]
-    one = Plan(pass_tokens=args.pass_tokens)
+    one = Plan(pass_tokens=args.pass_tokens, row=args.row)
     shards = replace(one, devices=args.devices, sharded=True)
     plans = {
         "one device": one,

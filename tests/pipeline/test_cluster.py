@@ -84,7 +84,7 @@ def test_a_cluster_measures_the_same_and_repeats_the_arm_of_a_killed_worker(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    arms = {"dpo": [{"preference/dpo": TRAINED}], "best": [{"rerank/best_of_n": {"n": 2}}]}
+    arms = {"dpo": [{"preference/dpo": TRAINED}]}
     recipe = small(tmp_path, model, judged(tmp_path, tmp_path / "there"), arms=arms)
     here_and_there(recipe, tmp_path, monkeypatch)
     assert (tmp_path / "killed").exists(), "no worker was killed: nothing was tested"
