@@ -82,6 +82,7 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "shards":
         environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
         environment |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+        environment |= {"FSDP_ACTIVATION_CHECKPOINTING": "true"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = [str(HERE / "together.py"), str(folder), *(["fsdp"] if request.param == "shards" else [])]
     done = subprocess.run([sys.executable, *launch, *words], env=environment, capture_output=True, text=True)
