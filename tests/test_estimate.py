@@ -98,11 +98,11 @@ def test_memory_by_hand(estimate: ModuleType) -> None:
     assert [parts[k] for k in ("base", "weights", "moments", "gradients")] == [4 * n, n, 2 * n, n]
     assert parts["gathered"] == 2 * 4 * (2 * layer + 80)
     once = estimate.activations(shape, estimate.Plan(pass_tokens=10, row=5), constants)
-    assert once == 10 * (26 * 8 + 8 * 16 + 8 * 2 + 2 * 5 + 12 * 8) + 3 * 4 * 10 * 10
+    assert once == 10 * (26 * 8 + 8 * 16 + 8 * 8 + 2 * 5 + 12 * 8) + 3 * 4 * 10 * 10
     two = replace(shape, layers=2)
     plans = [estimate.Plan(pass_tokens=10, row=5, checkpointing=again) for again in (False, True)]
     kept = [estimate.activations(two, plan, constants) - once for plan in plans]
-    assert kept == [10 * (26 * 8 + 8 * 16 + 8 * 2 + 2 * 5), 10 * 2 * 4 * 8]
+    assert kept == [10 * (26 * 8 + 8 * 16 + 8 * 8 + 2 * 5), 10 * 2 * 4 * 8]
 
 
 def test_operations_by_hand(estimate: ModuleType) -> None:
