@@ -4,13 +4,14 @@
 #   make quickstart PIP_FLAGS="--extra-index-url URL"    options for pip, e.g. an index with CPU builds of torch
 #   make quickstart OUT=runs/again                       another folder for the run
 #   make test PYTEST_FLAGS="tests/core -x"               options for pytest
-#   make bench BENCH=merge                               one benchmark; without BENCH, the list
+#   make bench BENCH=scaling BENCH_FLAGS="--repeats 3"   one benchmark in full; without BENCH, all of them in small
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 BENCH ?=
+BENCH_FLAGS ?=
 OUT ?= runs/quickstart
 
 BIN := $(VENV)/bin
@@ -26,7 +27,7 @@ help:
 	@echo "make quickstart   install, then compare five kinds of alignment on a small model (minutes; a page at the end)"
 	@echo "make test         install the development tools, then run the tests"
 	@echo "make lint         formatting, types and recipes"
-	@echo "make bench        list the benchmarks; make bench BENCH=NAME runs one, BENCH=all every one"
+	@echo "make bench        the benchmarks in small; make bench BENCH=NAME runs one in full, BENCH=all every one"
 	@echo "make clean        remove what make made, except for runs/"
 
 quickstart: $(RUN_STAMP)
@@ -41,13 +42,14 @@ lint: $(DEV_STAMP)
 	$(BIN)/mypy
 	$(BIN)/truing check recipes/*.yaml
 
-bench: $(if $(BENCH),$(DEV_STAMP))
-ifeq ($(BENCH),)
-	@ls benchmarks/*.py 2>/dev/null | sed 's,.*/\(.*\)\.py,make bench BENCH=\1,' || true
-else ifeq ($(BENCH),all)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+# Alone: every benchmark in its smallest sizes. benchmarks/README.md says what they compare.
+bench: BENCH_WORDS = $(if $(PIP_FLAGS),--pip-flags="$(PIP_FLAGS)") $(BENCH_FLAGS)
+bench: $(DEV_STAMP)
+ifeq ($(filter-out all,$(BENCH)),)
+	@set -e; for script in benchmarks/*.py; do \
+	  echo "== $$script"; $(BIN)/python "$$script" $(if $(BENCH),,--short) $(BENCH_WORDS); done
 else
-	$(BIN)/python benchmarks/$(BENCH).py
+	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_WORDS)
 endif
 
 $(BIN)/python:

@@ -28,7 +28,19 @@ LAYERS = (
 """From the bottom up: a module imports from its own layer and from those before it."""
 FOUND_BY_NAME = {("truing.core.method", "truing.methods")}
 """The catalogue looks into the folder of methods to find them; nothing in it is imported by name."""
-HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft", "plotly", "pyarrow", "pandas", "scipy", "ray")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "peft",
+    "bitsandbytes",
+    "plotly",
+    "pyarrow",
+    "pandas",
+    "scipy",
+    "ray",
+)
 LONGEST = 300
 
 

@@ -54,7 +54,8 @@ class Length(Judge):
 def policies(kind: str) -> tuple[Editable, Editable, Editable]:
     """A base and two donors."""
     if kind == "model":
-        return make_local(), make_local(seed=1), make_local(seed=2)
+        one, two, three = (make_local(seed=seed, max_position_embeddings=2048) for seed in (0, 1, 2))
+        return one, two, three
     prompts = (*CHATS, *(Exemplars().rewrite(chat) for chat in CHATS))  # a table answers only what is in it
     logits = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     made = [Tabular(prompts, REPLIES, part) for part in logits]

@@ -91,6 +91,18 @@ def make_local(architecture: str = "llama", *, template: str | None = TEMPLATE, 
     return Local(make_model(architecture, **options), make_tokenizer(template), name=f"tiny-{architecture}")
 
 
+def make_exact(architecture: str) -> Local:
+    """A model of float64 throughout: the norms that transformers computes in float32 are PyTorch's own here."""
+    made = make_local(architecture, dtype=torch.float64)
+    for owner in list(made.model.modules()):
+        for name, child in owner.named_children():
+            if type(child).__name__ == "LlamaRMSNorm":
+                norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64)
+                norm.load_state_dict(child.state_dict())
+                setattr(owner, name, norm)
+    return made
+
+
 def random_trees(seed: int, count: int, *, prompt: int = 14, reply: int = 12, width: int = 3) -> list[Tree]:
     """Trees of random tokens; replies may be empty, prompts may not."""
     source = random.Random(seed)

@@ -1,6 +1,6 @@
 """Five verbs: methods, check, run, evaluate, report. A verb parses, makes one call and prints.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input (every fault is listed), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 the run failed, 2 bad input (every fault is listed), 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -42,17 +45,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("TRUING_DEBUG", "") not in ("", "0")
     try:
-        return _dispatch(words)
-    except KeyboardInterrupt:
+        with _terminable():
+            return _dispatch(words)
+    except KeyboardInterrupt as stop:
+        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
         if not main_process():
-            return 130
+            return code
         again = shlex.join(["truing", *words, *([] if "--resume" in words else ["--resume"])])
         print(f"\nStopped.{f' To go on from here: {again}' if 'run' in words else ''}", file=sys.stderr)
-        return 130
+        return code
     except Exception as error:  # whatever it is, a person gets a short message; the traceback is there for who asks
         if debug:
             traceback.print_exc()
         return _tell(error, debug)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which a scheduler sends some seconds before it kills: taken like Ctrl-C."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that what is unfinished is removed and the reader told."""
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(error: Exception, debug: bool) -> int:
@@ -112,7 +138,7 @@ def _check(args: argparse.Namespace) -> None:
     faults: list[Fault] = []
     for path in args.recipes:
         try:
-            checked = pipeline.check(load_recipe(path))
+            checked = pipeline.check(load_recipe(path), lengths=args.lengths)
         except InputError as error:
             faults += [replace(fault, place=_within(path, fault.place)) for fault in error.faults]
             continue

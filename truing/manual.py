@@ -33,7 +33,8 @@ examples:
         "find every fault of a recipe and its data before a model loads",
         """\
 Types the whole chain of steps, and prints what was kept, repaired, shortened and refused of every data source, with
-the reason and the rows. Exit code 2 if anything is wrong.
+the reason and the rows. Rows are measured in tokens with --lengths, which takes seconds, and by every run.
+Exit code 2 if anything is wrong.
 
 example:
   truing check recipes/*.yaml
@@ -78,6 +79,7 @@ def add_arguments(verbs: Mapping[str, argparse.ArgumentParser]) -> None:
     """Give every verb's parser its arguments."""
     verbs["methods"].add_argument("name", nargs="?", metavar="NAME", help="a method or a family; all where left out")
     verbs["check"].add_argument("recipes", nargs="+", type=Path, metavar="RECIPE", help="a recipe's YAML file")
+    verbs["check"].add_argument("--lengths", action="store_true", help="count tokens too, with the model's tokenizer")
     run = verbs["run"]
     run.add_argument("target", metavar="RECIPE|METHOD", help="a recipe's file, or a method's name")
     run.add_argument("--model", "--model_name_or_path", metavar="M", help="a folder, a Hub name, or smollm2")

@@ -1,9 +1,8 @@
-"""What is written is whole or not there."""
+"""A policy as a folder, and back."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import pytest
 from tiny import make_local
 
 import truing
-from truing.core.artefact import WRAPPED, save_policy, write_folder, write_text
-from truing.core.errors import InputError, RunError
+from truing.core.artefact import WRAPPED, save_policy
+from truing.core.errors import InputError
 from truing.core.evidence import Evidence, Judge
 from truing.core.method import build
 from truing.core.policy import Chat, Sampling, user
@@ -25,69 +24,6 @@ JUDGE = """
 def long(chats, replies):
     return [len(reply) for reply in replies]
 """
-
-
-def test_a_folder_is_whole_when_it_is_there(tmp_path: Path) -> None:
-    target, seen = tmp_path / "deep" / "down" / "arm", []
-
-    def fill(folder: Path) -> None:
-        (folder / "a").write_text("1", encoding="utf-8")
-        seen.append((target.exists(), folder.parent == target.parent))  # one disk: the rename is one step
-
-    write_folder(target, fill)
-    assert seen == [(False, True)]
-    assert [file.name for file in target.iterdir()] == ["a"]
-    assert list(target.parent.iterdir()) == [target]
-    assert target.stat().st_mode & 0o777 == 0o755
-
-
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [(OSError("no space"), RunError), (ValueError("x"), ValueError), (KeyboardInterrupt(), KeyboardInterrupt)],
-)
-def test_a_failing_write_leaves_nothing(error: BaseException, raised: type[BaseException], tmp_path: Path) -> None:
-    def fill(folder: Path) -> None:
-        (folder / "weights").write_text("half", encoding="utf-8")
-        (folder / "sub").mkdir()
-        raise error
-
-    with pytest.raises(raised):
-        write_folder(tmp_path / "arm", fill)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("filled", [True, False])
-def test_what_exists_is_not_overwritten(filled: bool, tmp_path: Path) -> None:
-    target = tmp_path / "arm"
-    target.mkdir()
-    if filled:
-        (target / "mine").write_text("keep", encoding="utf-8")
-    with pytest.raises(InputError, match="exists already"):
-        write_folder(target, lambda folder: None)
-    assert len(list(target.iterdir())) == filled
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(RunError, match="cannot be written"):
-        write_folder(tmp_path / "arm", lambda folder: None)
-
-
-def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(RunError, match="cannot be written"):
-        write_folder(tmp_path / "file" / "arm", lambda folder: None)
-
-
-def test_a_small_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a" / "run.json"
-    write_text(path, "first\n")
-    monkeypatch.setattr(os, "replace", lambda *given: (_ for _ in ()).throw(OSError("pulled out")))
-    with pytest.raises(OSError, match="pulled out"):
-        write_text(path, "second, much longer\n")
-    assert path.read_text(encoding="utf-8") == "first\n"
-    assert list(path.parent.iterdir()) == [path]
 
 
 class TestWrapped:

@@ -151,33 +151,6 @@ def test_a_merge_without_donors_is_refused() -> None:
     ]
 
 
-@pytest.mark.parametrize(("first", "given"), [("rerank/best_of_n", "a Policy"), ("prompt/exemplars", "a Scorable")])
-def test_what_needs_weights_cannot_follow_what_hides_them(first: str, given: str) -> None:
-    arm = {"donors": {"tuned": "some/model"}, "steps": [first, "merge/linear"]}
-    assert told(made(judge="constraints", arms={"a": arm})) == [
-        f"arms.a[1]: merge/linear needs an Editable policy, but {first} gives only {given}. "
-        "Swap them, or put a method that trains between."
-    ]
-    swapped = {**arm, "steps": ["merge/linear", first]}
-    assert told(made(judge="constraints", arms={"a": swapped})) == []
-
-
-def test_an_endpoint_has_no_weights_to_train() -> None:
-    assert told(made(model="https://host/v1#x", arms={"a": ["preference/dpo"]})) == [
-        "arms.a[0]: preference/dpo needs an Editable policy, but the model gives only a Policy. "
-        "Give a model with weights."
-    ]
-
-
-def test_what_a_step_writes_the_next_may_read() -> None:
-    arms = {"a": ["synthesize/best_and_worst", "preference/dpo"]}
-    assert told(parse({"model": "m", "data": {"prompts": "p"}, "judge": "constraints", "arms": arms}, name="r")) == []
-    shared = {"steps": arms["a"][:1], "arms": {"a": arms["a"][1:]}}
-    assert told(parse({"model": "m", "data": {"prompts": "p"}, "judge": "constraints", **shared}, name="r")) == []
-    lacking = parse({"model": "m", "data": {"prompts": "p"}, "arms": arms}, name="r")
-    assert told(lacking) == ["arms.a[0]: synthesize/best_and_worst reads judge, and nothing gives any. Add 'judge:'."]
-
-
 def test_steps_without_arms_are_one_arm() -> None:
     recipe = made(steps=["preference/dpo"])
     assert told(recipe) == []

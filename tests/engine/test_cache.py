@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from tiny import Notes, make_local, random_trees
 from truing.core.policy import Chat, Draw, Sampling, Tree, user
 from truing.core.rng import Rng
 from truing.core.run import Log, Run
-from truing.engine.cache import digest, draws, reference_logprobs, tree_digest, write_atomically
+from truing.engine.cache import digest, draws, reference_logprobs, tree_digest
 from truing.models.local import Local
 from truing.models.tabular import Tabular
 
@@ -179,42 +178,3 @@ class TestKeys:
         assert len({tree_digest([tree]) for tree in trees}) == 4
         assert tree_digest([trees[0], trees[3]]) != tree_digest([trees[3], trees[0]])
         assert digest("a", "b") != digest("ab") != digest(["a", "b"])
-
-
-def _write_often(path: Path, letter: str) -> None:
-    for _ in range(150):
-        write_atomically(path, lambda file: file.write_text(letter * 20000, encoding="utf-8") and None)
-
-
-def test_two_processes_never_leave_half_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "below" / "entry"
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_often, args=(path, letter)) for letter in "ab"]
-    for writer in writers:
-        writer.start()
-    seen = set()
-    while any(writer.is_alive() for writer in writers):
-        if path.exists():
-            text = path.read_text(encoding="utf-8")
-            assert len(text) == 20000
-            assert len(set(text)) == 1
-            seen.add(text[0])
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
-    assert list(path.parent.iterdir()) == [path]
-    assert seen
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "entry"
-    path.write_text("old", encoding="utf-8")
-
-    def fail(file: Path) -> None:
-        file.write_text("half", encoding="utf-8")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, fail)
-    assert path.read_text(encoding="utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [path]

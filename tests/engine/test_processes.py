@@ -97,7 +97,7 @@ class TestTwoProcesses:
         outcome.same("plain", wanted)
         for found, row in zip(outcome.rows, notes.rows, strict=True):
             assert found.keys() == row.keys()
-            timeless = {k: v for k, v in row.items() if k != "tokens_per_second"}
+            timeless = {k: v for k, v in row.items() if k not in ("tokens_per_second", "peak_memory")}
             assert {k: found[k] for k in timeless} == pytest.approx(timeless, rel=1e-4, abs=1e-5)
 
     def test_tied_embeddings(self, outcome: Outcome) -> None:
@@ -108,7 +108,7 @@ class TestTwoProcesses:
 
     def test_a_checkpoint_of_one_is_taken_up_by_two(self, outcome: Outcome) -> None:
         outcome.same("resumed", train(outcome.base, **STEPS))
-        assert not list((outcome.folder / "by_one").iterdir())
+        assert outcome.every[0]["taken up"] == ["  resuming at step 4 of 5"]
 
     def test_a_checkpoint_of_two_is_taken_up_by_one(self, outcome: Outcome) -> None:
         notes, whole = Notes(), Notes()
@@ -120,7 +120,7 @@ class TestTwoProcesses:
 
     def test_what_passes_between_them(self, outcome: Outcome) -> None:
         first, second = outcome.every
-        assert first == second
+        assert {**first, "not finite": ""} == {**second, "not finite": ""}, "which step it was, one of them knows"
         assert first["kinds"] == ["DTensor" if outcome.folder.name.startswith("shards") else "Parameter"]
         assert first["once"] == 0
         assert first["gathered"] == [0, 1]
@@ -129,6 +129,17 @@ class TestTwoProcesses:
 
     def test_a_loss_that_one_of_them_cannot_go_on_from_stops_both(self, outcome: Outcome) -> None:
         assert all("loss or gradient is not finite" in told["not finite"] for told in outcome.every)
+
+    def test_a_signal_to_one_of_them_stops_both_at_a_checkpoint(self, outcome: Outcome) -> None:
+        assert [told["stopped"] for told in outcome.every] == [[1], [1]]
+
+    def test_what_cannot_be_spread_is_refused(self, outcome: Outcome) -> None:
+        found = outcome.every[0]["not spread"]
+        wanted = ["ranks the examples of a whole step"]
+        if outcome.folder.name.startswith("shards"):
+            wanted += ["has a reference that moves", *["asks for shards"] * 2, "does not go with shards"]
+        assert len(found) == len(wanted)
+        assert all(fact.startswith(start) for fact, start in zip(found, wanted, strict=True))
 
     def test_the_reference_is_that_of_one(self, outcome: Outcome) -> None:
         wanted = outcome.base.tree_logprobs(TREES, Notes())

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from fitting import train
+from fitting import TREES, close, train
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import Notes, make_local, same_weights
 
-from truing.core.errors import RunError
+from truing.core.errors import InputError, RunError
 from truing.core.run import Run
 from truing.models.local import Local
 
@@ -28,9 +31,14 @@ class TestResume:
         resumed = train(tiny_policy, run=Run(work=tmp_path, resume=True, log=second), **settings)
         assert second.said == ["  resuming at step 4 of 9"]
         assert same_weights(resumed, wanted)
-        timeless = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in whole.rows]
-        assert [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in second.rows] == timeless[1:]
-        assert list(tmp_path.iterdir()) == []  # nothing is kept of a run that is done
+        machine = {"tokens_per_second", "peak_memory"}
+        lasting = [[{k: v for k, v in row.items() if k not in machine} for row in log.rows] for log in (whole, second)]
+        assert lasting[1] == lasting[0][1:]
+        assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["state.safetensors"]
+        # Until the artefact is safe: a disk that is full by then costs the steps since the last checkpoint only.
+        again = Notes()
+        assert same_weights(train(tiny_policy, run=Run(work=tmp_path, resume=True, log=again), **settings), wanted)
+        assert again.said[0] == "  resuming at step 8 of 9"
 
     def test_without_resume_a_checkpoint_is_not_taken_up(self, tiny_policy: Local, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
@@ -63,17 +71,54 @@ class TestResume:
         resumed = train(tiny_policy, run=Run(work=tmp_path, resume=True, log=notes), save_steps=1, max_steps=30)
         assert 7 <= int(notes.said[0].split()[3]) < 30
         assert same_weights(resumed, train(tiny_policy, max_steps=30))
-        assert list(tmp_path.iterdir()) == []  # a half-written temporary file of the killed process is gone too
+        assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["state.safetensors"]  # no half of one
 
-    @pytest.mark.parametrize("damage", ["noise", "cut", "other"])
+    @pytest.mark.parametrize("damage", ["noise", "cut", "shapes", "empty"])
     def test_a_damaged_checkpoint_says_what_to_do(self, damage: str, tiny_policy: Local, tmp_path: Path) -> None:
-        donor = make_local(hidden_size=16) if damage == "other" else tiny_policy
         with pytest.raises(KeyboardInterrupt):
-            train(donor, run=Run(work=tmp_path, log=Notes(stop_at=2)), save_steps=1)
+            train(tiny_policy, run=Run(work=tmp_path, log=Notes(stop_at=2)), save_steps=1)
         file = tmp_path / "checkpoint" / "state.safetensors"
         whole = file.read_bytes()
-        if damage != "other":
-            file.write_bytes(b"\x07" * 500 if damage == "noise" else whole[: len(whole) // 2])
+        if damage == "shapes":
+            with safe_open(file, framework="pt") as opened:
+                said = opened.metadata()
+            save_file({name: torch.stack([tensor, tensor]) for name, tensor in load_file(file).items()}, file, said)
+        else:
+            file.write_bytes({"noise": b"\x07" * 500, "cut": whole[: len(whole) // 2], "empty": b""}[damage])
         with pytest.raises(RunError, match=r"state\.safetensors: the checkpoint cannot be read .* Delete it"):
             train(tiny_policy, run=Run(work=tmp_path, resume=True))
         assert file.exists()
+
+    @pytest.mark.parametrize(
+        ("other", "told"),
+        [
+            ({"learning_rate": 1e-3}, r"settings\.learning_rate was 0\.002 and is 0\.001"),
+            ({"max_steps": 6}, r"settings\.max_steps was 5 and is 6; steps was 5 and is 6"),
+            ({"per_device_train_batch_size": 2}, "examples a step was 8 and is 2"),
+            ({"run": {"seed": 9}}, "seed was 0 and is 9"),
+            ({"trees": TREES[1:]}, "data was '.*' and is '.*'"),
+            ({"weights": [1.0] * len(TREES)}, "data was '.*' and is '.*'"),
+            ({"base": {"seed": 1}}, "base was '.*' and is '.*'"),
+            ({"base": {"hidden_size": 16}}, "base was '.*' and is '.*'"),
+        ],
+    )
+    def test_a_checkpoint_of_another_training_is_not_taken_up(
+        self, other: dict[str, Any], told: str, tiny_policy: Local, tmp_path: Path
+    ) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_policy, run=Run(work=tmp_path, log=Notes(stop_at=2)), save_steps=1)
+        changed = dict(other)
+        base = make_local(**changed.pop("base")) if "base" in other else tiny_policy
+        run = Run(work=tmp_path, resume=True, **changed.pop("run", {}))
+        with pytest.raises(InputError, match=rf"the checkpoint is of another training: .*{told}.* or delete it"):
+            train(base, run=run, **changed)
+
+    def test_one_of_another_cut_is(self, tiny_policy: Local, tmp_path: Path) -> None:
+        """After a pass that did not fit into memory, fewer tokens a pass go on where the others stopped."""
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_policy, run=Run(work=tmp_path, log=Notes(stop_at=2)), save_steps=1)
+        cut = {"tokens_per_batch": 40, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+        notes = Notes()
+        done = train(tiny_policy, run=Run(work=tmp_path, resume=True, log=notes), **cut)
+        assert notes.said == ["  resuming at step 2 of 5"]
+        close(done, train(tiny_policy), tiny_policy)

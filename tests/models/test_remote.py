@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +27,8 @@ class Server:
         self.headers: list[dict[str, str]] = []
         self.script: list[tuple[int, bytes, dict[str, str]] | None] = []
         self.finish = "stop"
+        self.slow = 0  # how many requests to come are answered too late
+        self.choices = 0  # how many are answered, where it is not as many as asked
         self.flying = self.most = 0
         self.lock = threading.Lock()
         server = self
@@ -44,16 +42,16 @@ class Server:
                     server.flying += 1
                     server.most = max(server.most, server.flying)
                     planned = server.script.pop(0) if server.script else ()
-                time.sleep(0.01)
+                    late, server.slow = server.slow > 0, max(server.slow - 1, 0)
+                time.sleep(0.5 if late else 0.01)
                 with server.lock:
                     server.flying -= 1
                 if planned is None:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
-                text = f"seed {body['seed']}"
-                good = {"choices": [{"message": {"content": text}, "finish_reason": server.finish}]}
-                status, raw, extra = planned or (200, json.dumps(good).encode(), {})
+                choices = [server.choice(body, i) for i in range(server.choices or body.get("n", 1))]
+                status, raw, extra = planned or (200, json.dumps({"choices": choices[::-1]}).encode(), {})
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(raw)), **extra}.items():
                     self.send_header(name, value)
@@ -67,6 +65,12 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
+
+    def choice(self, body: dict[str, Any], index: int) -> dict[str, Any]:
+        text = f"seed {body['seed'] + index}"  # as vLLM makes the seeds of several replies
+        made = {"index": index, "message": {"content": text}, "finish_reason": self.finish}
+        tokens = [{"token": word, "logprob": -len(word) / 8} for word in text.split()]
+        return {**made, "logprobs": {"content": tokens}} if body.get("logprobs") else made
 
     def close(self) -> None:
         self.http.shutdown()
@@ -113,6 +117,52 @@ def test_what_is_asked(server: Server) -> None:
         "top_k": 3,
     }
     assert "Authorization" not in server.headers[0]
+
+
+def test_several_replies_a_request(server: Server) -> None:
+    remote = Remote(base_url=server.url, model="m", per_request=3)
+    whole = ask(remote, "a", "b", n=7)
+    asked = [(request["messages"][0]["content"], request.get("n", 1)) for request in server.seen]
+    assert sorted(asked) == [("a", 1), ("a", 3), ("a", 3), ("b", 1), ("b", 3), ("b", 3)]
+    assert len({text for group in whole for text in group}) == 14
+    seeds = [int(text.removeprefix("seed ")) for text in whole[0]]
+    assert [seeds[k + 1] - seeds[k] for k in (0, 1, 3, 4)] == [1, 1, 1, 1]  # by index, in whatever order they came
+    assert ask(remote, "b", "a", n=7) == whole[::-1]
+    assert ask(Remote(base_url=server.url, model="m"), "a", n=7)[0][::3] == whole[0][::3]
+    assert remote.fingerprint != Remote(base_url=server.url, model="m").fingerprint
+    server.choices = 2
+    with pytest.raises(RunError, match="3 replies were asked for and 2 came: set per_request to 1"):
+        ask(remote, "a", n=3)
+
+
+def test_a_reply_that_was_begun_is_gone_on_from(server: Server) -> None:
+    chat = (*user("hi"), Message("assistant", "well,"))
+    Remote(base_url=server.url, model="m", prefill=True).sample([chat, user("a")], n=1, sampling=Sampling(), rng=Rng(0))
+    begun, fresh = sorted(server.seen, key=lambda request: -len(request["messages"]))
+    assert begun["messages"][-1] == {"role": "assistant", "content": "well,"}
+    assert (begun["continue_final_message"], begun["add_generation_prompt"]) == (True, False)
+    assert not {"continue_final_message", "add_generation_prompt"} & fresh.keys()
+
+
+def test_log_probabilities_where_they_are_asked_for_and_given(server: Server) -> None:
+    remote = Remote(base_url=server.url, model="m", logprobs=True)
+    draw = remote.sample([user("a")], n=1, sampling=Sampling(), rng=Rng(0))[0][0]
+    assert server.seen[0]["logprobs"] is True
+    assert draw.logprobs == tuple(-len(word) / 8 for word in draw.text.split())
+    assert draw.token_ids == ()
+    silent = b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop", "logprobs": null}]}'
+    server.script = [(200, silent, {})]
+    assert remote.sample([user("a")], n=1, sampling=Sampling(), rng=Rng(0))[0][0].logprobs == ()
+
+
+def test_a_server_that_does_not_answer_in_time_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Remote(base_url=server.url, model="m", timeout=0.2, retries=2, backoff=0)
+    calm = ask(remote, "a")
+    server.slow = 1
+    assert ask(remote, "a") == calm
+    server.slow = 3
+    with pytest.raises(RunError, match=r"no answer in 3 attempts \(.*timed out"):
+        ask(remote, "a")
 
 
 def test_requests_in_flight_are_bounded(server: Server) -> None:
@@ -179,6 +229,9 @@ def test_the_key_is_sent_and_never_kept(server: Server, monkeypatch: pytest.Monk
     assert "hush" not in repr(remote) + (tmp_path / "remote.json").read_text()
     again = Remote.load(tmp_path)
     assert again == remote
+    full = Remote(base_url=server.url, model="m", per_request=2, prefill=True, logprobs=True, extra={"top_k": 3})
+    full.save(tmp_path)
+    assert Remote.load(tmp_path) == full
     assert again.fingerprint == remote.fingerprint
     server.script = [(302, b"", {"Location": "http://127.0.0.1:1/v1/chat/completions"})]
     with pytest.raises(InputError, match="has moved"):  # the key must not follow
@@ -195,78 +248,3 @@ def test_what_cannot_be_asked_is_refused_at_once(server: Server) -> None:
         Remote(base_url="ftp://me:pw@host/v1", model="m", retries=-1, extra={"seed": 1})
     assert len(caught.value.faults) == 4
     assert not server.seen
-
-
-def tiny_model(folder: Path) -> None:
-    """A random Llama with a tokenizer of bytes and a chat template of two lines."""
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    pieces = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    inner.add_special_tokens(["<s>", "</s>"])
-    words = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>"
-    )
-    words.chat_template = (
-        "{% for m in messages %}{{ '<s>' + m['role'] + ' ' + m['content'] + '</s>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}"
-    )
-    config = transformers.LlamaConfig(
-        vocab_size=len(pieces), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = transformers.LlamaForCausalLM(config)
-    # The server draws only where the generation config of its model does.
-    model.generation_config = transformers.GenerationConfig(
-        do_sample=True, top_k=0, bos_token_id=0, eos_token_id=1, pad_token_id=1
-    )
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
-
-
-def test_transformers_serve(tmp_path: Path) -> None:
-    """A real server in a process of its own, on loopback."""
-    pytest.importorskip("fastapi")
-    pytest.importorskip("uvicorn")
-    tiny_model(tmp_path / "tiny")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(tmp_path / "tiny")]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=tmp_path)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, tmp_path / "log")
-        remote = Remote(base_url=f"http://127.0.0.1:{port}/v1", model=str(tmp_path / "tiny"), concurrency=1)
-        sampling = Sampling(max_new_tokens=12)
-        chats = [user("one"), user("two")]
-        whole = remote.sample(chats, n=3, sampling=sampling, rng=Rng(0))
-        assert len({draw.text for group in whole for draw in group}) == 6
-        assert all(draw.finish in {"stop", "length"} for group in whole for draw in group)
-        assert remote.sample(chats[1:], n=2, sampling=sampling, rng=Rng(0)) == [whole[1][:2]]
-        greedy = remote.sample(chats[:1], n=2, sampling=Sampling(max_new_tokens=5, temperature=0), rng=Rng(0))[0]
-        assert greedy[0] == greedy[1]
-        wrong = Remote(base_url=f"http://127.0.0.1:{port}/v2", model="tiny")
-        with pytest.raises(InputError, match="HTTP 404"):
-            wrong.sample(chats, n=1, sampling=sampling, rng=Rng(0))
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 90
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"the server did not start:\n{log.read_text()[-2000:]}")

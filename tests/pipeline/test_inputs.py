@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small import write_judge
+from tiny import make_local
 
 from truing.core.errors import InputError
 from truing.core.policy import user
@@ -185,6 +187,21 @@ def test_rows_that_are_too_long_for_the_model_are_counted_not_trained_on() -> No
     assert found.ledgers["pairs"].refusals()
     own = recipe(data={"pairs": {"source": rows, "max_length": 100}}, evaluate=asked)
     assert len(read_inputs(own, measurer=count, longest=10).evidence.pairs) == 2
+
+
+def test_a_check_counts_tokens_where_it_is_asked_to(tmp_path: Path) -> None:
+    """With the model's own tokenizer and its context (512 tokens here); the weights are not even there."""
+    folder = tmp_path / "model"
+    make_local().save(folder)
+    (folder / "model.safetensors").unlink()
+    rows = [{"prompt": "a", "chosen": "b" * size, "rejected": "c"} for size in (3, 600)]
+    asked = recipe(model=str(folder), data={"pairs": rows}, evaluate={"prompts": [{"prompt": "Else?"}]})
+    assert check(asked).ledgers["pairs"].usable == 2
+    (refusal,) = check(asked, lengths=True).ledgers["pairs"].refusals()
+    assert "for 512" in refusal
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match="tokenizer cannot be read"):
+        check(asked, lengths=True)
 
 
 def test_the_digest_is_of_the_rows_and_not_of_the_file(tmp_path: Path) -> None:

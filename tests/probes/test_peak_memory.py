@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from truing.engine import memory as engine_memory
+from truing.engine.memory import resident
 from truing.probes import memory
-from truing.probes.memory import Peak, resident
+from truing.probes.memory import Peak
 
 BIG = 96 << 20
 
@@ -49,7 +51,8 @@ def test_a_device_in_use_is_asked_for_its_own_peak(monkeypatch: pytest.MonkeyPat
         max_memory_allocated=lambda: 12345,
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=cuda))
+    for module in (memory, engine_memory):
+        monkeypatch.setattr(module, "torch", SimpleNamespace(cuda=cuda))
     with Peak() as peak:
         pass
     assert asked == ["reset"]
@@ -58,5 +61,5 @@ def test_a_device_in_use_is_asked_for_its_own_peak(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_proc_the_high_water_mark_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "STATM", memory.STATM / "none")
+    monkeypatch.setattr(engine_memory, "STATM", engine_memory.STATM / "none")
     assert resident() > 1 << 20

@@ -67,6 +67,8 @@ def trial(make_run: MakeRun) -> Path:
             "rewards/margins": 0.02 * s,
             "logps/chosen": -90.0,
             "logps/rejected": -90.0 - s,
+            "displacement/chosen": -0.5 * s,
+            "displacement/rejected": -1.0 * s,
         }
         for s in range(1, 11)
     ]

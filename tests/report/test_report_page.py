@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_helpers import MakeRun, Reader, kl, page_of, win
 
-from truing.core.errors import InputError
+from truing.core.errors import InputError, RunError
 from truing.report import training, write
 from truing.report.front import front
 from truing.report.study import gather
@@ -110,7 +110,8 @@ def test_only_panels_with_something_to_show(trial: Path) -> None:
     assert [heading for heading, _ in trade_offs(study)] == ["Reward", "Length, tokens"]
     headings = [heading for heading, _ in training.curves(study)]
     assert headings[0] == "Loss"
-    assert any("rejected" in heading for heading in headings)
+    assert any("chosen (solid), rejected (dashed)" in heading for heading in headings)
+    assert not any("demonstrated" in heading for heading in headings)  # that of pairs is their change
     assert "Token accuracy" not in headings
 
 
@@ -145,7 +146,7 @@ def test_a_failed_write_leaves_the_old_page(trial: Path, monkeypatch: pytest.Mon
         raise OSError("no space left")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunError, match="no space"):
         write([trial])
     assert page.read_bytes() == old
     assert {p.name for p in trial.iterdir()} == before

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from truing.core.artefact import WRAPPED
 from truing.core.errors import Fault, InputError, did_you_mean
 from truing.core.method import LADDER, Card, field_faults, find, names
 from truing.core.policy import Editable, Policy
@@ -14,8 +17,19 @@ if TYPE_CHECKING:
 
 
 def base_rung(model: str) -> type[Policy]:
-    """What a model of that name will stand on: an endpoint only answers."""
-    return Policy if model.startswith(("http://", "https://")) else Editable
+    """What a model of that name will stand on: an endpoint only answers, and a wrapped policy gives what it can."""
+    folder = Path(model)
+    if model.startswith(("http://", "https://")) or (folder / "remote.json").exists():
+        return Policy
+    if not (folder / WRAPPED).exists():
+        return Editable
+    try:
+        row = json.loads((folder / WRAPPED).read_text(encoding="utf-8"))
+        behind = base_rung(str(folder / "base") if row["base"] == "base" else row["base"])
+        gives = find(row["method"]).gives_on(behind)
+    except (InputError, OSError, ValueError, KeyError, TypeError):
+        return Editable  # what is wrong with the folder is told when it is loaded
+    return gives if issubclass(gives, Policy) else behind
 
 
 def chain_faults(recipe: Recipe) -> list[Fault]:

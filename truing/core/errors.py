@@ -7,7 +7,8 @@ and :class:`RunError` (it began and could not be finished; exit code 1).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -72,3 +73,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Known: {', '.join(names)}." if names else ""
+
+
+def differences(before: object, now: object, place: str = "") -> list[str]:
+    """Where two plain values differ, each place with both values.
+
+    Example:
+        >>> differences({"seed": 1, "arms": {"a": [1, 2]}}, {"seed": 1, "arms": {"a": [1, 3]}})
+        ['arms.a[1] was 2 and is 3']
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*before, *(key for key in now if key not in before)]
+        pairs = [(f"{place}.{key}".lstrip("."), before.get(key), now.get(key)) for key in keys]
+    elif isinstance(before, list | tuple) and isinstance(now, list | tuple) and len(before) == len(now):
+        pairs = [(f"{place}[{i}]", *both) for i, both in enumerate(zip(before, now, strict=True))]
+    else:
+        return [] if before == now else [f"{place} was {reprlib.repr(before)} and is {reprlib.repr(now)}"]
+    return [line for where, old, new in pairs for line in differences(old, new, where)]

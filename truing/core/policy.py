@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
+from truing.core.errors import Fault, InputError
 from truing.core.rng import Rng
 from truing.core.run import Log
 
@@ -39,10 +41,11 @@ class Draw:
     """One sampled reply: tokens first, text second. What was generated is never tokenised again.
 
     Attributes:
-        text: the reply, without the end-of-turn token.
-        token_ids: every token drawn, the end-of-turn token included where it was drawn.
+        text: the reply, without the end-of-turn token, and without a stop text and what follows it.
+        token_ids: every token drawn, up to the end-of-turn token or the one in which a stop text ended, both
+            included. So they can say more than the text, and are what was drawn: a prefilled beginning is not in it.
         logprobs: log-probability of each token under the untempered policy, nats; empty where the
-            policy cannot say (a remote one).
+            policy cannot say.
         finish: ``stop`` (the end of turn or a stop string was reached) or ``length``.
     """
 
@@ -66,7 +69,11 @@ class Sampling:
         top_p: mass of the nucleus, (0, 1].
         top_k: the k likeliest tokens; 0 is all.
         min_p: least probability relative to the likeliest token, [0, 1].
-        stop: texts that end a reply; the text itself is cut off.
+        stop: texts that end a reply; the text itself is cut off. They are looked for in the reply alone, never in
+            the prompt or across its border, and special tokens are not text.
+
+    Raises:
+        InputError: a value of another type or out of range.
     """
 
     max_new_tokens: Annotated[int, Ge(1)] = 256
@@ -74,7 +81,16 @@ class Sampling:
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     top_k: Annotated[int, Ge(0)] = 0
     min_p: Annotated[float, Ge(0), Le(1)] = 0.0
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, MinLen(1)], ...] = ()
+
+    def __post_init__(self) -> None:
+        from truing.core.method import coerce, field_faults
+
+        faults = field_faults(Sampling, vars(self), "sampling")
+        if faults:
+            raise InputError(*faults)
+        for name, value in coerce(Sampling, vars(self)).items():  # a list of stop texts is a tuple
+            object.__setattr__(self, name, value)
 
 
 class Policy(ABC):
@@ -133,11 +149,16 @@ class TreeScores:
         tokens: ``(T,)`` nats, every target token, tree by tree, reply by reply.
         owner: ``(T,)`` int64, the number of the reply (over all trees) that a token belongs to.
         counts: ``(S,)`` int64, tokens of each reply.
+        states: ``(T, D)``, the last hidden state that each token is predicted from; None where it was not kept.
+        collisions: ``(T,)`` nats, the log of the sum of all squared probabilities where a token is predicted, without
+            gradient; None where nobody asked for it.
     """
 
     tokens: torch.Tensor
     owner: torch.Tensor
     counts: torch.Tensor
+    states: torch.Tensor | None = None
+    collisions: torch.Tensor | None = None
 
     @property
     def sums(self) -> torch.Tensor:
@@ -146,10 +167,62 @@ class TreeScores:
         return zeros.index_add(0, self.owner, self.tokens)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What of a policy is trained, under the names of TRL, peft and Axolotl.
+
+    There is no ``lora_dropout``: its noise would be ambient, and would part policy and reference before the first step.
+
+    Attributes:
+        lora_r: rank of the adapters that are trained instead of the weights (arXiv:2106.09685); 0 trains the weights.
+            Adapters want about ten times the learning rate.
+        lora_alpha: an adapter's product is scaled by ``lora_alpha / lora_r``.
+        lora_target_modules: the layers with an adapter, by the end of their names; empty is every block's projections.
+        use_dora: adapters of the direction, beside a magnitude for each output (arXiv:2402.09353).
+        unfrozen_parameters: regular expressions: without adapters, only parameters in whose names one is found are
+            trained; empty is all of them.
+        gradient_checkpointing: keep activations between blocks only and compute the others twice: less memory.
+    """
+
+    lora_r: Annotated[int, Ge(0)] = 0
+    lora_alpha: Annotated[int, Ge(1)] = 32
+    lora_target_modules: tuple[str, ...] = ()
+    use_dora: bool = False
+    unfrozen_parameters: tuple[str, ...] = ()
+    gradient_checkpointing: bool = False
+
+    def faults(self, place: str = "") -> list[Fault]:
+        """Settings that contradict each other, or are no regular expressions."""
+        found = []
+        if self.lora_r and self.unfrozen_parameters:
+            fact = "lora_r leaves every parameter as it is, and unfrozen_parameters names some to train"
+            found.append(Fault(place, fact, "Give one of the two."))
+        for name in ("use_dora", "lora_target_modules"):
+            if getattr(self, name) and not self.lora_r:
+                fact = f"{name} is about adapters, and lora_r = 0 trains none"
+                found.append(Fault(place, fact, "Set lora_r, e.g. 16."))
+        for pattern in self.unfrozen_parameters:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                found.append(Fault(place, f"unfrozen_parameters: {pattern!r} is no regular expression: {error}"))
+        return found
+
+
+WHOLE = Opening()
+"""Every weight is trained."""
+
+
 class Workbench(ABC):
-    """A private, trainable copy of an editable policy."""
+    """A private, trainable copy of an editable policy.
+
+    Attributes:
+        module: what is trained.
+        collisions: whether scores tell the chance that two draws agree.
+    """
 
     module: torch.nn.Module
+    collisions: bool = False
 
     @abstractmethod
     def score(self, trees: Sequence[Tree]) -> TreeScores:
@@ -161,7 +234,13 @@ class Workbench(ABC):
 
 
 class Editable(Scorable):
-    """Something that can be opened: its weights read, replaced, trained."""
+    """Something that can be opened: its weights read, replaced, trained.
+
+    Attributes:
+        trained_parameters: how many numbers training could change to make it; None where nobody counted.
+    """
+
+    trained_parameters: int | None = None
 
     @abstractmethod
     def weights(self) -> Mapping[str, torch.Tensor]:
@@ -180,8 +259,12 @@ class Editable(Scorable):
         return [self.encode(chat, group) for chat, group in zip(chats, replies, strict=True)]
 
     @abstractmethod
-    def open(self) -> Workbench:
-        """A trainable copy."""
+    def open(self, how: Opening = WHOLE, seed: int = 0) -> Workbench:
+        """A trainable copy; ``seed`` decides the first weights of what is new in it.
+
+        Raises:
+            InputError: the policy cannot be opened so.
+        """
 
     def tree_logprobs(self, trees: Sequence[Tree], log: Log) -> list[torch.Tensor]:
         """Log-probability of each token of each reply, ``(T_i,)`` nats, without gradient."""

@@ -18,7 +18,10 @@ from truing.core.method import Method, coerce, field_faults, find, names
 from truing.core.policy import Sampling
 
 SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-KEYS = ("name", "model", "adapter", "seed", "data", "judge", "steps", "arms", "probes", "evaluate", "sampling")
+KEYS = (
+    "name", "model", "adapter", "load_in_4bit", "seed",
+    "data", "judge", "steps", "arms", "probes", "evaluate", "sampling",
+)  # fmt: skip
 PROBES = ("win_rate", "reward", "kl", "length", "perplexity", "cost")
 EVALUATE = {"prompts": "the data's prompts", "draws": 4, "limit": None}
 
@@ -74,6 +77,7 @@ class Recipe:
     evaluate: Mapping[str, Any]
     judge: Any = None
     adapter: str | None = None
+    load_in_4bit: bool = False
     seed: int = 0
     raw: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
@@ -157,6 +161,7 @@ def parse(raw: Mapping[str, Any], *, name: str) -> Recipe:
         evaluate={**EVALUATE, **evaluate} if "prompts" in evaluate else {**EVALUATE, "prompts": None, **evaluate},
         judge=raw.get("judge"),
         adapter=reader.get("adapter", str, "") or None,
+        load_in_4bit=reader.get("load_in_4bit", bool, False),
         seed=reader.get("seed", int, 0),
         raw=dict(raw),
     )
@@ -188,7 +193,7 @@ class _Reader:
         if value is None:
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            names = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number"}
+            names = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
             self.faults.append(Fault(key, f"is {value!r}", f"Give {names[kind]}."))
             return default
         return value

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from truing.core.files import told
 from truing.core.rng import Rng
 
 
@@ -43,6 +44,7 @@ class Terminal:
 
     def __init__(self, file: Path | None = None, *, interval: float = 5.0) -> None:
         self.file, self.interval = file, interval
+        self._begun = False
         self._next: dict[str, float] = {}
         self._began: dict[str, float] = {}
 
@@ -62,10 +64,22 @@ class Terminal:
             self._began.pop(stage), self._next.pop(stage)
 
     def metrics(self, row: dict[str, float]) -> None:
-        if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+        if self.file is None:
+            return
+        with told(self.file):
+            if not self._begun:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                _cut_to_lines(self.file)
+                self._begun = True
             with self.file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row) + "\n")
+
+
+def _cut_to_lines(file: Path) -> None:
+    """Take off the half of a line that a full disk or a killed process left at the end."""
+    with file.open("ab+") as opened:
+        opened.seek(0)
+        opened.truncate(opened.read().rfind(b"\n") + 1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class Run:
 
     Attributes:
         seed: decides every random stream.
-        work: a folder for checkpoints of this step, or None for none.
+        work: a folder for checkpoints of this step, or None for none. Whoever made it removes it.
         cache: a folder for what can be computed again, shared between runs and processes, or None.
         resume: whether checkpoints found in ``work`` are taken up.
         log: where progress goes.

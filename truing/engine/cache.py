@@ -5,35 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from truing.core.errors import RunError
+from truing.core.files import file_errors, sweep, write_atomically
 from truing.core.lazy import torch
 from truing.core.policy import Chat, Draw, Editable, Policy, Sampling, Tree
 from truing.core.rng import Rng
-from truing.core.run import Log, Run
-from truing.engine.processes import Processes, here, shares
+from truing.core.run import Log, Quiet, Run
+from truing.engine.precision import Precision, autocast
+from truing.engine.processes import ALONE, Processes, here, shares
+
+T = TypeVar("T")
+RACE = "race 1"  # how random numbers become tokens: what was drawn in another way is not taken up
+DAY = 86400.0  # seconds after which an unfinished entry is no other process's work in progress
 
 
 def digest(*parts: object) -> str:
     """A SHA-256 over the canonical JSON of some plain values, hexadecimal."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=list)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary neighbour, then rename it: no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def tree_digest(trees: Sequence[Tree]) -> str:
@@ -46,34 +41,85 @@ def tree_digest(trees: Sequence[Tree]) -> str:
     return sha.hexdigest()
 
 
-def reference_logprobs(base: Editable, trees: Sequence[Tree], run: Run) -> list[torch.Tensor]:
+def remember(
+    path: Path | None,
+    make: Callable[[], T],
+    *,
+    read: Callable[[Path], T],
+    write: Callable[[Path, T], None],
+    log: Log | None = None,
+    found: str = "",
+    processes: Processes = ALONE,
+) -> T:
+    """What is kept under ``path``, or else made and kept there.
+
+    The cache may only ever save time: an entry that cannot be read is made again, one that cannot be written is not
+    kept, and either is told.
+
+    Args:
+        path: of the entry; None keeps nothing.
+        read, write: of an entry; ``read`` raises where it is damaged.
+        found: what the log says of a hit.
+        processes: those that make it together: all read it or all make it, and the main one keeps it.
+    """
+    log = log or Quiet()
+    if path is None:
+        return make()
+    # Unlike Path.exists, os.path's is False also where a folder above may not be read.
+    if processes.once(lambda: os.path.exists(path)):
+        damaged = False
+        try:
+            value = read(path)
+        except file_errors(ValueError, LookupError, TypeError, AttributeError) as error:
+            log.say(f"warning: the cache entry {path} is unreadable ({error}); computing it again")
+            damaged = True
+        if not any(processes.gathered(damaged)):
+            if found:
+                log.say(found)
+            return value
+    value = make()
+    if not processes.main:
+        return value
+    try:
+        write_atomically(path, lambda file: write(file, value))
+        sweep(path.parent, older=DAY)
+    except RunError as error:
+        log.say(f"warning: {path} cannot be kept ({error.__cause__}); going on without")
+    return value
+
+
+def reference_logprobs(
+    base: Editable, trees: Sequence[Tree], run: Run, precision: Precision = "float32"
+) -> list[torch.Tensor]:
     """Per-token log-probabilities of every reply under ``base``, ``(T_i,)`` nats, computed once and kept.
 
-    Per token and not per sequence, so that every loss, averaged, truncated or summed, can use one pass.
+    Per token and not per sequence, so that every loss, averaged, truncated or summed, can use one pass. In the
+    precision of the policy's passes, whose rounding then cancels: before the first update policy and base are one.
     """
-    processes = here()
-    if run.cache is None:
-        return _together(base, trees, run.log, processes)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    counts, processes = [len(reply) for tree in trees for reply in tree.replies], here()
 
-    path = run.cache / "logprobs" / f"{digest(base.fingerprint, tree_digest(trees))[:40]}.safetensors"
-    counts = [len(reply) for tree in trees for reply in tree.replies]
-    if processes.once(path.exists):
-        try:
-            tokens = load_file(path)["tokens"]
-            if tokens.shape == (sum(counts),):
-                run.log.say(f"  reference log-probabilities: from the cache ({len(counts)} replies)")
-                return list(tokens.split(counts))
-            reason = f"{tuple(tokens.shape)} instead of {(sum(counts),)}"
-        except (SafetensorError, KeyError, OSError) as error:
-            reason = str(error)
-        run.log.say(f"warning: the cache entry {path} is unreadable ({reason}); computing it again")
-    found = _together(base, trees, run.log, processes)
-    whole = torch.cat(found) if found else torch.zeros(0)
-    if processes.main:
-        write_atomically(path, lambda file: save_file({"tokens": whole}, file))
-    return found
+    def score() -> list[torch.Tensor]:
+        with autocast(precision):
+            return _together(base, trees, run.log, processes)
+
+    def read(file: Path) -> list[torch.Tensor]:
+        from safetensors.torch import load_file
+
+        tokens = load_file(file)["tokens"]
+        if tokens.shape != (sum(counts),):
+            raise ValueError(f"{tuple(tokens.shape)} instead of {(sum(counts),)}")
+        return list(tokens.split(counts))
+
+    def write(file: Path, pieces: list[torch.Tensor]) -> None:
+        from safetensors.torch import save_file
+
+        save_file({"tokens": torch.cat(pieces) if pieces else torch.zeros(0)}, file)
+
+    path = None
+    if run.cache is not None:
+        path = run.cache / "logprobs" / f"{digest(base.fingerprint, tree_digest(trees), precision)[:40]}.safetensors"
+    hit = f"  reference log-probabilities: from the cache ({len(counts)} replies)"
+    return remember(path, score, read=read, write=write, log=run.log, found=hit, processes=processes)
 
 
 def _together(base: Editable, trees: Sequence[Tree], log: Log, processes: Processes) -> list[torch.Tensor]:
@@ -97,30 +143,22 @@ def draws(
 ) -> list[list[Draw]]:
     """``policy.sample``, computed once for one policy, chats, settings and stream."""
 
-    def sample() -> list[list[Draw]]:
-        return policy.sample(chats, n=n, sampling=sampling, rng=rng)
+    def read(file: Path) -> list[list[Draw]]:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        found = [[Draw(d[0], tuple(d[1]), tuple(d[2]), d[3]) for d in row] for row in rows]
+        if [len(row) for row in found] != [n] * len(chats):
+            raise ValueError("another number of draws")
+        return found
 
-    if cache is None:
-        return sample()
+    def write(file: Path, made: list[list[Draw]]) -> None:
+        rows = [[[d.text, d.token_ids, d.logprobs, d.finish] for d in row] for row in made]
+        file.write_text(json.dumps(rows), encoding="utf-8")
+
     asked = [[[turn.role, turn.content] for turn in chat] for chat in chats]
-    key = digest(policy.fingerprint, asked, n, vars(sampling), rng.seed, rng.path)
-    path = cache / "draws" / f"{key[:40]}.json"
-    if path.exists():
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            found = [[Draw(d[0], tuple(d[1]), tuple(d[2]), d[3]) for d in row] for row in rows]
-            if [len(row) for row in found] == [n] * len(chats):
-                return found
-            reason = "another number of draws"
-        except (ValueError, LookupError, TypeError, OSError) as error:
-            reason = str(error)
-        if log is not None:
-            log.say(f"warning: the cache entry {path} is unreadable ({reason}); drawing again")
-    made = sample()
-    text = json.dumps([[[d.text, d.token_ids, d.logprobs, d.finish] for d in row] for row in made], ensure_ascii=False)
-    write_atomically(path, lambda file: _write(file, text))
-    return made
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
+    path = None
+    if cache is not None:
+        key = digest(RACE, policy.fingerprint, asked, n, vars(sampling), rng.seed, rng.path)
+        path = cache / "draws" / f"{key[:40]}.json"
+    return remember(
+        path, lambda: policy.sample(chats, n=n, sampling=sampling, rng=rng), read=read, write=write, log=log
+    )

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
-from truing.core.errors import bad
-from truing.core.policy import Editable, Tree
+from truing.core.errors import RunError, bad
+from truing.core.policy import Editable, Tree, Workbench
 from truing.core.run import Run
+from truing.engine.cache import digest, tree_digest
 from truing.engine.loop import Loop
+from truing.engine.settings import CUTS
+from truing.engine.settings import Companion as Companion
 from truing.engine.settings import Objective as Objective
 from truing.engine.settings import Training as Training
 
@@ -21,12 +26,17 @@ from truing.engine.settings import Training as Training
 def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: Training, run: Run) -> Editable:
     """Train a copy of ``base``.
 
+    Where ``run`` has a folder to work in, the newest checkpoint stays there for whoever called, who removes it when
+    what was trained is safe.
+
     Args:
         trees: ``N`` examples.
         objective: loss and weight of each.
 
     Raises:
-        RunError: a loss or gradient that is not finite.
+        InputError: nothing to train on, a base that cannot be opened as the settings say, or a checkpoint of another
+            training.
+        RunError: a loss, gradient or weight that is not finite, or a checkpoint that cannot be read or written.
     """
     if settings.max_steps == 0:
         return base
@@ -35,9 +45,35 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
         raise bad("", "there is nothing to train on", "Give at least one example that the data contract keeps.")
     per_epoch = math.ceil(len(train) / settings.step_size)
     total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
-    loop = Loop(base.open(), trees, objective, settings, run, train, held_out, total, per_epoch)
-    loop.go()
-    return loop.spread.close(base)
+
+    def opened() -> Workbench:
+        return base.open(settings, run.rng("fit", "adapter").integer())
+
+    bench = opened()
+    bench.collisions = objective.collisions
+    origin = decided(base, trees, objective, settings, run, total) if run.work is not None else {}
+    loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
+    with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():
+        loop.go()
+    if (name := loop.spread.not_finite()) is not None:  # the last update has no loss after it that would show it
+        raise RunError(f"step {total}: {name} is not finite; nothing was saved. Lower learning_rate.")
+    return loop.spread.close(opened)
+
+
+def decided(
+    base: Editable, trees: Sequence[Tree], objective: Objective, settings: Training, run: Run, total: int
+) -> dict[str, Any]:
+    """What decides a training, as plain values; a checkpoint of another one is not taken up. Not of a bare loss."""
+    fields = {name: value for name, value in vars(settings).items() if name not in CUTS}
+    return {
+        "method": type(settings).__name__,
+        "settings": fields,
+        "examples a step": settings.step_size,
+        "steps": total,
+        "seed": run.seed,
+        "data": digest(tree_digest(trees), list(objective.weights)),
+        "base": base.fingerprint,
+    }
 
 
 def split(n: int, fraction: float, run: Run) -> tuple[list[int], list[int]]:

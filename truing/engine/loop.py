@@ -7,13 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from truing.core.errors import RunError
+from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.core.policy import Tree, Workbench
+from truing.core.policy import Tree, TreeScores, Workbench
 from truing.core.run import Run
 from truing.engine.checkpoint import Checkpoint
+from truing.engine.memory import device_peak, resident
+from truing.engine.meter import HEED, Meter
+from truing.engine.precision import autocast
 from truing.engine.settings import Objective, Training, learning_rate
 from truing.engine.spread import Spread, placed, trained
+from truing.engine.verdicts import READS, findings
 
 
 class Loop:
@@ -30,6 +34,7 @@ class Loop:
         held_out: list[int],
         total: int,
         per_epoch: int,
+        origin: Mapping[str, Any],
     ) -> None:
         self.trees, self.objective, self.settings, self.run = trees, objective, settings, run
         self.train, self.held_out, self.total, self.per_epoch = train, held_out, total, per_epoch
@@ -42,30 +47,49 @@ class Loop:
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
         first = [trees[i] for i in sorted(train, key=lambda i: (trees[i].size, i))[:2]]
         self.spread = Spread(bench, self.optimiser, "bf16" if settings.bf16 else "no", first)
-        self.parameters = self.spread.parameters
-        main = self.spread.processes.main
-        self.checkpoint = Checkpoint(run.work / "checkpoint", writes=main) if run.work is not None else None
-        self.step = self.tokens = 0
-        self.sums: dict[str, float] = {}
-        self.seen = self.weight = self.rate = 0.0
+        self.parameters, self.processes = self.spread.parameters, self.spread.processes
+        self._refuse()
+        self.checkpoint = Checkpoint(run.work / "checkpoint", origin, self.processes) if run.work is not None else None
+        self.step = self.tokens = self.resident = 0
+        self.rate = 0.0
+        self.meter = Meter(self.processes.add)
+        self.rows: list[dict[str, float]] = []  # what verdicts read of the rows so far
+        self.told: set[str] = set()
+
+    def _refuse(self) -> None:
+        """Refuse an objective that needs more than a process has."""
+        if self.objective.survey is not None and self.processes.count > 1:
+            fact = "ranks the examples of a whole step, of which each process sees a part"
+            raise bad(type(self.settings).__name__, fact, "Train it in one process.")
+        if self.objective.companion is not None and self.spread.sharded:
+            fact = "has a reference that moves along with the weights, of which each process holds a part"
+            raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
 
     def go(self) -> None:
         """From the first step, or the last checkpoint, to the end."""
         if self.checkpoint is not None and self.run.resume and (state := self.checkpoint.load(self)):
             self.run.log.say(f"  resuming at step {state} of {self.total}")
-        began, tokens = time.monotonic(), self.tokens
+        self.began = time.monotonic(), self.tokens
         while self.step < self.total:
             self.one_step()
-            speed = (self.tokens - tokens) / max(1e-9, time.monotonic() - began)
             if self._due(self.settings.logging_steps) or self.step == self.total:
-                self._log(speed)
+                self._log()
+            elif self._due(HEED) or self._due(self.settings.eval_steps):
+                self.meter.check()
             if self.held_out and (self._due(self.settings.eval_steps) or self.step == self.total):
                 self._evaluate()
-            if self.checkpoint is not None and self._due(self.settings.save_steps) and self.step < self.total:
+            due = self._due(self.settings.save_steps) and self.step < self.total
+            if self.checkpoint is not None and (self.checkpoint.agreed() or due):
                 self.checkpoint.save(self)
-            self.run.log.progress("training", self.step, self.total, f"{speed:.0f} tokens/s")
-        if self.checkpoint is not None:
-            self.checkpoint.remove()
+            self.run.log.progress("training", self.step, self.total, f"{self.speed:.0f} tokens/s")
+        for finding in findings(self.rows):
+            self.run.log.say(f"  training: {finding}")
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second since the start, or since the run was taken up."""
+        began, tokens = self.began
+        return (self.tokens - tokens) / max(1e-9, time.monotonic() - began)
 
     def members(self, step: int) -> list[int]:
         """The examples of a step: epochs are shuffled by name, so the order needs no state."""
@@ -81,52 +105,85 @@ class Loop:
         # Dropout stays off: its noise is ambient, and would make policy and reference differ before the first update.
         self.bench.module.eval()
         self.optimiser.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
-        for numbers, counts in self.spread.passes(self.trees, members, self.settings.tokens_per_batch):
-            with self.spread.accelerator.autocast():
+        sums = []
+        passes = self.spread.passes(self.trees, members, self.settings.tokens_per_batch)
+        self._survey([numbers for numbers, _ in passes])
+        for numbers, counts in passes:
+            with autocast(self.settings.precision):
                 scores = self.spread.score([self.trees[i] for i in numbers])
             losses, metrics = self.objective.loss(scores, numbers)
-            self.spread.backward(losses.sum() * counts / weight)
-            _collect(sums, {**metrics, "loss": losses}, counts)
+            self._take_in(self.meter, losses, metrics, numbers, counts=counts)
+            sums.append(losses.detach().sum())
+            # Shards show the gradient of no single pair, and no hidden state: nothing is measured of them.
+            if self.objective.inspect is not None and self.settings.logging_steps and not self.spread.sharded:
+                with autocast(self.settings.precision):
+                    found = self.objective.inspect(self.bench, scores, numbers)
+                self.meter.add(found, counts=counts)
+            self.resident = max(self.resident, resident())  # here all that the backward pass needs is held
+            self.spread.backward(losses.sum() * float(counts) / weight)
         norm = self.spread.clip(self.settings.max_grad_norm or math.inf)
-        for name, total in self.spread.processes.totals(sums).items():
-            self.sums[name] = self.sums.get(name, 0.0) + total
-        self.weight, self.seen = self.weight + weight, self.seen + len(members)
-        if not (torch.isfinite(norm) and math.isfinite(self.sums["loss"])):
-            raise RunError(
-                f"step {self.step + 1}: loss or gradient is not finite ({self.sums['loss']}, {float(norm)}); nothing "
-                "was saved from this step. Lower learning_rate, or look at its examples with 'truing check'."
-            )
+        self.meter.watch(self.step + 1, torch.stack(sums).sum() / weight, norm)
+        clipped = norm > (self.settings.max_grad_norm or math.inf)
+        self.meter.add({"grad_norm": norm[None], "clipped": clipped[None]})
         rate = learning_rate(self.settings, self.step, self.total)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
         self.step += 1
+        if self.objective.companion is not None:
+            self.objective.companion.follow(self.bench.module, self.step)
         self.tokens += sum(self.trees[i].size for i in members)
-        self.sums["grad_norm"] = self.sums.get("grad_norm", 0.0) + float(norm) * len(members)
         self.rate = rate
+
+    def _take_in(
+        self,
+        meter: Meter,
+        losses: torch.Tensor,
+        metrics: Mapping[str, torch.Tensor],
+        numbers: Sequence[int],
+        *,
+        counts: bool,
+    ) -> None:
+        """Metrics are means over examples, the loss one over their weights."""
+        meter.add(metrics, counts=counts)
+        meter.add({"loss": losses}, sum(self.objective.weights[i] for i in numbers), counts=counts)
+
+    def _survey(self, parts: Sequence[Sequence[int]]) -> None:
+        """Show an objective that asks for it a whole step at once, before any of its losses."""
+        if self.objective.survey is None:
+            return
+        with torch.no_grad(), autocast(self.settings.precision):
+            scores = [self.spread.score([self.trees[i] for i in part]) for part in parts]
+        counts = torch.cat([part.counts for part in scores])
+        owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        tokens = torch.cat([part.tokens for part in scores])
+        self.objective.survey(TreeScores(tokens, owner, counts), [i for part in parts for i in part])
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _log(self, speed: float) -> None:
-        row: dict[str, float] = {name: value / self.seen for name, value in self.sums.items()}
-        row["loss"] = self.sums["loss"] / self.weight
+    def _log(self) -> None:
+        """A row of metrics, and what is new in the verdict on all rows: the one time that the device is waited for."""
+        found = self.meter.read()
         ahead: dict[str, float] = {"step": self.step, "epoch": round(self.step / self.per_epoch, 4)}
-        tail = {"learning_rate": self.rate, "num_tokens": self.tokens, "tokens_per_second": round(speed, 1)}
-        self.run.log.metrics({**ahead, **row, **tail})
-        self.sums, self.seen, self.weight = {}, 0.0, 0.0
+        tail = {"learning_rate": self.rate, "num_tokens": self.tokens, "tokens_per_second": round(self.speed, 1)}
+        row = {**ahead, **found, **tail, "peak_memory": device_peak() or self.resident}
+        self.run.log.metrics(row)
+        self.rows.append({name: row[name] for name in READS if name in row})
+        new = [finding for finding in findings(self.rows) if finding.kind not in self.told]
+        for finding in new if self.step < self.total else ():
+            self.run.log.say(f"  step {self.step}: {finding}")
+        self.told |= {finding.kind for finding in new}
 
     def _evaluate(self) -> None:
-        sums: dict[str, float] = {}
-        weight = sum(self.objective.weights[i] for i in self.held_out)
-        with torch.no_grad():
-            for numbers, counts in self.spread.passes(self.trees, self.held_out, self.settings.tokens_per_batch):
+        meter = Meter(self.processes.add)
+        passes = self.spread.passes(self.trees, self.held_out, self.settings.tokens_per_batch)
+        self._survey([numbers for numbers, _ in passes])
+        with torch.no_grad(), autocast(self.settings.precision):
+            for numbers, counts in passes:
                 losses, metrics = self.objective.loss(self.spread.score([self.trees[i] for i in numbers]), numbers)
-                _collect(sums, {**{f"eval_{k}": v for k, v in metrics.items()}, "eval_loss": losses}, counts)
-        sums = {k: v / len(self.held_out) for k, v in self.spread.processes.totals(sums).items()}
-        sums["eval_loss"] *= len(self.held_out) / weight
-        self.run.log.metrics({"step": self.step, **sums})
+                self._take_in(meter, losses, metrics, numbers, counts=counts)
+        self.run.log.metrics({"step": self.step, **{f"eval_{name}": mean for name, mean in meter.read().items()}})
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and plain values that decide everything from here on; gathered, whatever they are spread over."""
@@ -135,8 +192,10 @@ class Loop:
             named = {f"optimiser.{i}.{name}": value for name, value in self.optimiser.state[parameter].items()}
             for name, value in {f"weight.{i}": parameter.detach(), **named}.items():
                 tensors[name] = self.spread.kept(value)
-        plain = {"step": self.step, "tokens": self.tokens, "seen": self.seen, "weight": self.weight}
-        return tensors, {**plain, "sums": self.sums}
+        if self.objective.companion is not None:
+            tensors |= {f"companion.{name}": value for name, value in self.objective.companion.state().items()}
+        plain = {"step": self.step, "tokens": self.tokens, "rows": self.rows, "told": sorted(self.told)}
+        return tensors, {**plain, "meter": self.meter.state()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state`."""
@@ -145,12 +204,10 @@ class Loop:
                 parameter.copy_(placed(tensors[f"weight.{i}"], parameter))
                 start = f"optimiser.{i}."
                 found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-                self.optimiser.state[parameter] = {k: placed(v, parameter) for k, v in found.items()}
-        self.step, self.tokens, self.seen = plain["step"], plain["tokens"], plain["seen"]
-        self.weight, self.sums = plain["weight"], dict(plain["sums"])
-
-
-def _collect(sums: dict[str, float], values: Mapping[str, torch.Tensor], counts: float) -> None:
-    """Add the values of one pass, each ``(B,)``; those that only keep step with other processes count nothing."""
-    for name, value in values.items():
-        sums[name] = sums.get(name, 0.0) + counts * float(value.detach().sum())
+                self.optimiser.state[parameter] = {k: placed(v.clone(), parameter) for k, v in found.items()}
+        if self.objective.companion is not None:
+            found = {k.removeprefix("companion."): v for k, v in tensors.items() if k.startswith("companion.")}
+            self.objective.companion.restore(found)
+        self.step, self.tokens, self.rows = plain["step"], plain["tokens"], list(plain["rows"])
+        self.told = set(plain["told"])
+        self.meter.restore(plain["meter"], mine=self.processes.main)

@@ -87,6 +87,10 @@ class Processes:
                 work.wait()
 
 
+ALONE = Processes()
+"""One process, which a launcher did not start."""
+
+
 def launched() -> int:
     """How many processes a launcher says that there are, without loading torch."""
     return max(int(os.environ.get(name) or 1) for name in SIZES)

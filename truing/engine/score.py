@@ -6,14 +6,16 @@ that the backward pass computes again. Sums are in float32 whatever the model's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from truing.core.lazy import torch
 from truing.core.policy import Tree, TreeScores
 from truing.core.run import Log, Quiet
-from truing.engine.tree import Packed, batches, pack, portions
+from truing.engine.attend import routed
+from truing.engine.precision import autocast
+from truing.engine.tree import batches, pack, portions
 
 CHUNK = 512  # targets projected at once: 512 x 49k logits are 100 MB in float32
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8, "bfloat16": 0.25, "float16": 0.1}
@@ -21,7 +23,11 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-8, "bfloat16": 0.25, "float16": 0.1}
 
 def project(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Hidden states ``(N, D)`` to logits ``(N, V)`` in float32 or better, with what the architecture does to them."""
-    logits = model.get_output_embeddings()(hidden)
+    return adjust(model, model.get_output_embeddings()(hidden))
+
+
+def adjust(model: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Products with the output embeddings ``(N, V)`` to logits, in float32 or better: scaled or capped by some."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     config = model.config.get_text_config()
     if (divide := getattr(config, "logits_scaling", None)) is not None:  # Granite
@@ -51,38 +57,36 @@ def target_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> 
     return torch.cat(pieces) if pieces else hidden.new_zeros(0)
 
 
-def model_mask(model: Any, packed: Packed) -> Any:
-    """The block mask in the form that the model's attention takes: by layer kind where it slides."""
-    config = model.config.get_text_config()
-    dtype, eager = model.dtype, config._attn_implementation == "eager"
-
-    def form(window: int | None) -> torch.Tensor:
-        seen = packed.mask(window)
-        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min) if eager else seen
-
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if "sliding_attention" in kinds:
-        return {kind: form(window if kind == "sliding_attention" else None) for kind in sorted(kinds)}
-    return form(None if kinds else window)  # a model that names its layers' kinds slides only where it says so
+def target_collisions(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """``log sum_v p(v | hidden)^2`` for ``(T, D)`` hidden states: ``(T,)``, nats, without gradient."""
+    pieces = [hidden.new_zeros(0)]
+    with torch.no_grad():
+        for states in hidden.split(CHUNK):
+            logits = project(model, states)
+            pieces.append((2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1))
+    return torch.cat(pieces)
 
 
-def score_packed(model: Any, trees: Sequence[Tree], row: int | None = None) -> TreeScores:
-    """Scores from packed rows: one pass, each prompt once."""
-    packed = pack(trees, row).to(model.device)
-    hidden = model.base_model(
-        input_ids=packed.input_ids,
-        position_ids=packed.position_ids,
-        attention_mask=model_mask(model, packed),
-        use_cache=False,
-    ).last_hidden_state
-    states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, packed.reads)
-    return TreeScores(target_logprobs(model, states, packed.targets), packed.owner, packed.counts)
+def score_packed(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
+    """Scores from one packed row: one pass, each prompt once.
+
+    Raises:
+        TypeError: the model's attention cannot be told of the layout.
+    """
+    packed = pack(trees).to(model.device)
+    with routed(model):
+        hidden = model.base_model(
+            input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, trees=packed.layout
+        ).last_hidden_state
+    states = hidden[0].index_select(0, packed.reads)
+    tokens = target_logprobs(model, states, packed.targets)
+    agree = target_collisions(model, states) if collisions else None
+    return TreeScores(tokens, packed.owner, packed.counts, states, agree)
 
 
-def score_plain(model: Any, trees: Sequence[Tree]) -> TreeScores:
+def score_plain(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
     """Scores from the model's own forward pass, one sequence at a time: what packed is proved against."""
-    pieces, counts = [], []
+    pieces, agree, counts = [], [torch.zeros(0, device=model.device)], []
     for tree in trees:
         for reply in tree.replies:
             ids = torch.tensor([[*tree.prompt, *reply]], device=model.device)
@@ -90,10 +94,14 @@ def score_plain(model: Any, trees: Sequence[Tree]) -> TreeScores:
             logits = logits if logits.dtype == torch.float64 else logits.float()
             picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
             pieces.append(picked - logits.logsumexp(-1))
+            if collisions:
+                seen = logits.detach()
+                agree.append((2 * seen).logsumexp(-1) - 2 * seen.logsumexp(-1))
             counts.append(len(reply))
     sizes = torch.tensor(counts, dtype=torch.int64, device=model.device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=model.device), sizes)
-    return TreeScores(torch.cat(pieces) if pieces else torch.zeros(0, device=model.device), owner, sizes)
+    tokens = torch.cat(pieces) if pieces else torch.zeros(0, device=model.device)
+    return TreeScores(tokens, owner, sizes, collisions=torch.cat(agree) if collisions else None)
 
 
 @dataclass
@@ -111,11 +119,10 @@ class Scorer:
     log: Log = field(default_factory=Quiet)
     layout: Literal["packed", "plain"] | None = None
 
-    def __call__(self, trees: Sequence[Tree]) -> TreeScores:
+    def __call__(self, trees: Sequence[Tree], collisions: bool = False) -> TreeScores:
         """One pass over some trees, with gradient where gradients are enabled."""
         self.prove(trees)
-        run: Callable[[Any, Sequence[Tree]], TreeScores] = score_packed if self.layout == "packed" else score_plain
-        return run(self.model, trees)
+        return (score_packed if self.layout == "packed" else score_plain)(self.model, trees, collisions=collisions)
 
     def prove(self, trees: Sequence[Tree]) -> None:
         """Compare packed with plain on a few real trees, once; fall back with a warning where they differ."""
@@ -127,7 +134,8 @@ class Scorer:
             return  # nothing but empty replies: nothing to tell the layouts apart by
         training = self.model.training
         self.model.eval()
-        with torch.no_grad():
+        # In the model's own numbers: under autocast both layouts are rounded, and differ by that.
+        with torch.no_grad(), autocast("float32"):
             plain = score_plain(self.model, few).tokens
             try:
                 gap = (score_packed(self.model, few).tokens - plain).abs().max().item()
@@ -147,12 +155,19 @@ class Scorer:
 
     def many(self, trees: Sequence[Tree], stage: str = "scoring") -> list[torch.Tensor]:
         """Per-token log-probabilities without gradient: a ``(T_i,)`` tensor on the CPU for each reply, in order."""
-        parts, slots, total = [], [], 0
+        # A prompt that several trees share, as a question rated more than once, is read once.
+        groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+        total = 0
         for tree in trees:
-            for members in portions(tree):
-                parts.append(Tree(tree.prompt, tuple(tree.replies[k] for k in members)))
-                slots.append([total + k for k in members])
-            total += len(tree.replies)
+            for reply in tree.replies:
+                groups.setdefault(tree.prompt, {}).setdefault(reply, []).append(total)
+                total += 1
+        parts, slots = [], []
+        for prompt, replies in groups.items():
+            whole = Tree(prompt, tuple(replies))
+            for members in portions(whole, self.budget):
+                parts.append(Tree(prompt, tuple(whole.replies[k] for k in members)))
+                slots.append([replies[whole.replies[k]] for k in members])
         self.prove(parts)
         out: list[torch.Tensor] = [torch.zeros(0)] * total
         done = 0
@@ -160,8 +175,9 @@ class Scorer:
             for batch in batches(parts, self.budget):
                 scores = self([parts[i] for i in batch])
                 pieces = scores.tokens.cpu().split(scores.counts.tolist())
-                for slot, piece in zip((slot for i in batch for slot in slots[i]), pieces, strict=True):
-                    out[slot] = piece.clone()
+                for places, piece in zip((places for i in batch for places in slots[i]), pieces, strict=True):
+                    for place in places:
+                        out[place] = piece.clone()
                 done += len(batch)
                 self.log.progress(stage, done, len(parts))
         return out

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
 
 from truing.core.lazy import torch
-from truing.core.policy import TreeScores
+from truing.core.policy import Opening, TreeScores, Workbench
+from truing.engine.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """The fields of every method that trains, under the names of TRL and transformers.
+class Schedule:
+    """How long, how fast and in what cuts a method trains, under the names of TRL and transformers.
 
     Attributes:
         learning_rate: peak of the schedule.
@@ -30,7 +31,7 @@ class Training:
         tokens_per_batch: packed tokens in memory at once; changes speed and memory, nothing else.
         eval_fraction: share of the examples held out and scored at the end and every ``eval_steps``.
         eval_steps, logging_steps, save_steps: every so many steps; 0 is never.
-        bf16: autocast to bfloat16, with float32 master weights.
+        bf16: autocast to bfloat16, with float32 master weights; the reference pass too.
     """
 
     learning_rate: Annotated[float, Ge(0)] = 1e-6
@@ -54,6 +55,36 @@ class Training:
         """Examples an optimiser step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
+    @property
+    def precision(self) -> Precision:
+        """Of the forward passes."""
+        return "bf16" if self.bf16 else "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Opening, Schedule):
+    """The fields of every method that trains."""
+
+
+class Companion(Protocol):
+    """Something that goes along with a run and belongs to its state: a moving reference, a running mean."""
+
+    def follow(self, module: torch.nn.Module, step: int) -> None:
+        """The weights as they are after ``step`` steps, counted from 1."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that decides what it does from here on."""
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of :meth:`state`."""
+
+
+CUTS = frozenset((
+    "per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_batch",
+    "eval_steps", "logging_steps", "save_steps", "gradient_checkpointing",
+))  # fmt: skip
+"""Fields that change how the work is cut up and what is told of it, but, at one step size, nothing that is learned."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -62,10 +93,19 @@ class Objective:
     Attributes:
         weights: ``N`` numbers, one an example: 1 for a mean over examples, its tokens for a mean over tokens.
         loss: from the scores of some trees and their numbers to ``(B,)`` losses and metrics, each ``(B,)``.
+        inspect: more metrics, of as many of these examples as it likes, each ``(n,)``; asked with the scores' graph.
+        survey: is shown all examples of a step, scored without gradient, before the loss of any is asked for; for
+            losses that depend on the whole step. It costs one more forward pass.
+        companion: what goes along.
+        collisions: whether scores must tell the chance that two draws of the policy agree, token by token.
     """
 
     weights: Sequence[float]
     loss: Callable[[TreeScores, Sequence[int]], tuple[torch.Tensor, Mapping[str, torch.Tensor]]]
+    inspect: Callable[[Workbench, TreeScores, Sequence[int]], Mapping[str, torch.Tensor]] | None = None
+    survey: Callable[[TreeScores, Sequence[int]], None] | None = None
+    companion: Companion | None = None
+    collisions: bool = False
 
 
 def learning_rate(settings: Training, step: int, total: int) -> float:

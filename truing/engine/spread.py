@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
@@ -12,8 +12,8 @@ from truing.core.policy import Editable, Tree, TreeScores, Workbench
 from truing.engine.processes import Processes, here, shares
 from truing.engine.tree import batches
 
-Pass = tuple[list[int], float]
-"""Examples of one forward pass, and what they count: 1, or 0 where they only keep step with the others."""
+Pass = tuple[list[int], bool]
+"""Examples of one forward pass, and whether they count: some only keep step with the other processes."""
 
 
 class Spread:
@@ -25,6 +25,7 @@ class Spread:
     Attributes:
         sharded: whether each process holds a part of every weight.
         parameters: what is trained, in the order of the model; shards where it is sharded.
+        names: of the parameters.
     """
 
     def __init__(self, bench: Workbench, optimiser: Any, precision: str, first: Sequence[Tree]) -> None:
@@ -40,15 +41,26 @@ class Spread:
         self.accelerator = _accelerator(precision, alone=self.processes.count == 1)
         self.sharded = _sharded(self.accelerator)
         self.bench, self.optimiser, self.root = bench, optimiser, None
+        self.names = [name for name, parameter in bench.module.named_parameters() if parameter.requires_grad]
         if self.processes.count > 1:
             with torch.no_grad():
                 bench.score(first)
         if self.sharded:
+            self._only_whole()
             self._only_packed()
             self.root, prepared = self.accelerator.prepare(_root(bench), optimiser)
             self.optimiser = prepared.optimizer
         # Listed now: between an evaluation and the next step, a sharded module shows whole weights in their place.
         self.parameters = trained(bench.module if self.root is None else self.root)
+
+    def _only_whole(self) -> None:
+        """Refuse to shard a model that is trained in part, or whose blocks are computed twice by the bench."""
+        if any(not parameter.requires_grad for parameter in self.bench.module.parameters()):
+            fact = "asks for shards, which are written for training every weight"
+            raise bad("accelerate", fact, "Leave lora_r and unfrozen_parameters out, or train without FSDP.")
+        if getattr(getattr(self.bench, "how", None), "gradient_checkpointing", False):
+            mend = "Leave it out, and set fsdp_activation_checkpointing: true in accelerate's configuration."
+            raise bad("gradient_checkpointing", "does not go with shards", mend)
 
     def _only_packed(self) -> None:
         """Refuse, in every process alike, a model that makes as many passes as there are replies."""
@@ -66,13 +78,18 @@ class Spread:
         for part in shares([trees[i].size for i in members], self.processes.count):
             mine = [members[i] for i in part]
             cuts.append([[mine[k] for k in cut] for cut in batches([trees[i] for i in mine], budget)])
-        own: list[Pass] = [(cut, 1.0) for cut in cuts[self.processes.index]]
+        own: list[Pass] = [(cut, True) for cut in cuts[self.processes.index]]
         smallest = min(members, key=lambda i: (trees[i].size, i))
-        return own + [([smallest], 0.0)] * (max(map(len, cuts)) - len(own))
+        return own + [([smallest], False)] * (max(map(len, cuts)) - len(own))
 
     def score(self, trees: Sequence[Tree]) -> TreeScores:
         """Log-probabilities of some trees, with gradient where gradients are enabled."""
-        return self.bench.score(trees) if self.root is None else TreeScores(*self.root(trees))
+        return self.bench.score(trees) if self.root is None else self._gathered(trees)
+
+    def _gathered(self, trees: Sequence[Tree]) -> TreeScores:
+        """Scores of a sharded model, without its hidden states, whose head is not whole outside a pass."""
+        tokens, owner, counts, *collisions = cast(Any, self.root)(trees)
+        return TreeScores(tokens, owner, counts, None, *collisions)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of a part of the step's loss."""
@@ -97,14 +114,20 @@ class Spread:
         full = whole(tensor)
         return full.cpu() if self.processes.main else full.new_empty(0)
 
-    def close(self, base: Editable) -> Editable:
-        """The policy that ``base`` has become, whole in every process."""
+    def not_finite(self) -> str | None:
+        """The name of a parameter that holds a number that is not finite, in whichever process; None if all are."""
+        held = zip(self.names, self.parameters, strict=True)
+        found = next((name for name, parameter in held if not torch.isfinite(own(parameter)).all()), None)
+        return next((name for name in self.processes.gathered(found) if name is not None), None)
+
+    def close(self, opened: Callable[[], Workbench]) -> Editable:
+        """What the bench has become, whole in every process; ``opened`` gives one like it, as it began."""
         if not self.sharded:
             return self.bench.close()
-        bench = base.open()
+        bench = opened()
         with torch.no_grad():
-            for own, shard in zip(trained(bench.module), self.parameters, strict=True):
-                own.copy_(whole(shard))
+            for parameter, shard in zip(trained(bench.module), self.parameters, strict=True):
+                parameter.copy_(whole(shard))
         return bench.close()
 
 
@@ -163,7 +186,8 @@ def _root(bench: Workbench) -> torch.nn.Module:
 
         def forward(self, trees: Sequence[Tree]) -> tuple[torch.Tensor, ...]:
             scores = bench.score(trees)  # as a tuple: hooks look for tensors, and know no classes of ours
-            return scores.tokens, scores.owner, scores.counts
+            more = () if scores.collisions is None else (scores.collisions,)
+            return scores.tokens, scores.owner, scores.counts, *more
 
     return Scoring()
 
@@ -173,6 +197,13 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that lies in this process."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def placed(value: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

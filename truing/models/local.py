@@ -6,23 +6,26 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from truing.core.errors import bad
+from truing.core.files import file_errors
 from truing.core.lazy import torch
-from truing.core.policy import Chat, Draw, Editable, Reply, Sampling, Tree, TreeScores, Workbench
+from truing.core.policy import WHOLE, Chat, Draw, Editable, Opening, Reply, Sampling, Tree, TreeScores, Workbench
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
 from truing.engine.draw import Sampler
 from truing.engine.score import Scorer
+from truing.models import adapters, quantised
 from truing.models.folder import load_tokenizer, settle
 from truing.models.template import Template
 
 ROWS = 192  # draws in progress at once
 BUDGET = 4096  # packed tokens a scoring pass
+ALIGNMENT = 64  # bytes: what torch allocates at
 # What decides answers besides tensors; named one by one, so that a new version of transformers changes no fingerprint.
 CONFIGURED = (
     "model_type", "hidden_act", "activation_function", "hidden_activation", "num_attention_heads",
@@ -34,13 +37,18 @@ CONFIGURED = (
 
 
 class Local(Editable):
-    """A causal language model and its tokenizer. Never changed: training and merging give new ones."""
+    """A causal language model and its tokenizer. Never changed: training and merging give new ones.
+
+    Attributes:
+        adapter: what training learnt, where it trained an adapter; it is in the weights, and saved beside them.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str = "model", log: Log | None = None) -> None:
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.template = Template(tokenizer, name)
         self.log: Log = log or Quiet()
         self.origin: str | None = None
+        self.adapter: adapters.Adapter | None = None
         self.scorer = Scorer(self.model, BUDGET, self.log)
 
     @cached_property
@@ -49,12 +57,18 @@ class Local(Editable):
         config = self.model.config.get_text_config()
         shown = {name: getattr(config, name) for name in CONFIGURED if getattr(config, name, None) is not None}
         sha.update(json.dumps([shown, sorted(self._configured_stops)], sort_keys=True, default=str).encode())
-        for name, tensor in sorted({**self.weights(), **dict(self.model.named_buffers())}.items()):
+        held = self.model.state_dict() if getattr(self.model, "is_quantized", False) else _tensors(self.model)
+        for name, tensor in sorted({**held, **dict(self.model.named_buffers())}.items()):
             sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         sha.update(self.tokenizer.backend_tokenizer.to_str().encode())
         sha.update(str(getattr(self.tokenizer, "chat_template", "")).encode())
         return sha.hexdigest()
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a sequence, where the model says."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -110,6 +124,10 @@ class Local(Editable):
         return self.scorer.many(trees)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
+        if getattr(self.model, "is_quantized", False):
+            raise bad(
+                self.name, "its weights are held in 4 bits", "To read or merge them, load it without load_in_4bit."
+            )
         return _tensors(self.model)
 
     def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Local:
@@ -124,14 +142,16 @@ class Local(Editable):
                 tensor.copy_(weights[name])
         return Local(made, self.tokenizer, name=self.name, log=self.log)
 
-    def open(self) -> Workbench:
-        return _Bench(self)
+    def open(self, how: Opening = WHOLE, seed: int = 0) -> Workbench:
+        return _Bench(self, how, seed)
 
     def save(self, folder: Path) -> None:
         with _quiet_saving():
             self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         settle(folder)
+        if self.adapter is not None:
+            self.adapter.save(folder / "adapter")
 
 
 def _tensors(model: Any) -> dict[str, torch.Tensor]:
@@ -142,20 +162,29 @@ def _tensors(model: Any) -> dict[str, torch.Tensor]:
 
 
 class _Bench(Workbench):
-    """A copy to train. The layout that was proved for the original holds for it."""
+    """What is to be trained, on the storage of the original. The layout that was proved for that holds for it."""
 
-    def __init__(self, origin: Local) -> None:
-        self.origin = origin
-        self.module = copy.deepcopy(origin.model)
-        self.module.requires_grad_(True)
+    def __init__(self, origin: Local, how: Opening, seed: int) -> None:
+        self.origin, self.how = origin, how
+        self.module = adapters.opened(origin.model, how, seed)
         self.scorer = Scorer(self.module, origin.scorer.budget, origin.log, origin.scorer.layout)
 
     def score(self, trees: Sequence[Tree]) -> TreeScores:
-        return self.scorer(trees)
+        with adapters.recomputing(self.module) if self.how.gradient_checkpointing else nullcontext():
+            return self.scorer(trees, self.collisions)
 
     def close(self) -> Local:
         self.module.zero_grad(set_to_none=True)
-        return Local(self.module.eval(), self.origin.tokenizer, name=self.origin.name, log=self.origin.log)
+        trained, adapter = sum(p.numel() for p in self.module.parameters() if p.requires_grad), None
+        if self.how.lora_r:
+            # peft finds the base by the name that transformers has for it; a base that was made here has none.
+            adapter = adapters.learnt(self.module, self.origin.model.name_or_path if self.origin.origin else None)
+            model = adapters.merged(self.origin.model, adapter)
+        else:
+            model = adapters.part(self.module)
+        made = Local(model, self.origin.tokenizer, name=self.origin.name, log=self.origin.log)
+        made.adapter, made.trained_parameters = adapter, trained
+        return made
 
 
 @contextmanager
@@ -177,6 +206,7 @@ def load_local(
     device: str = "auto",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    load_in_4bit: bool = False,
     log: Log | None = None,
 ) -> Local:
     """A causal language model from a folder or the Hub.
@@ -188,6 +218,7 @@ def load_local(
         device: ``auto`` is the GPU where there is one.
         trust_remote_code: run the Python code that the folder brings.
         allow_pickle: read ``.bin`` weights, which can run code when they are opened.
+        load_in_4bit: hold the projections of the blocks in 4 bits, as a base for adapters; needs bitsandbytes.
 
     Raises:
         InputError: no such model, no safetensors, code of its own, or an unreadable adapter.
@@ -199,19 +230,40 @@ def load_local(
         from peft import PeftConfig
 
         adapter, name = name, str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    if adapter is not None and load_in_4bit:
+        fact = "merged into weights of 4 bits, an adapter would be rounded to them"
+        raise bad(f"adapter {adapter!r}", fact, "Save the merged model first, and load that in 4 bits.")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     try:
         tokenizer = load_tokenizer(name, **options)
+        options |= quantised.options(dtype, place) if load_in_4bit else {}
         with _quiet_saving():
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 name, dtype=dtype, use_safetensors=None if allow_pickle else True, **options
             )
-    except (OSError, ValueError, ImportError) as error:
+    except file_errors(ValueError, ImportError) as error:
         raise bad(f"model {name!r}", str(error).strip().split("\n")[0], _mend(str(error))) from error
     if adapter is not None:
         model = _with_adapter(model, adapter, allow_pickle)
-    return Local(model.to(place), tokenizer, name=name, log=log)
+    if getattr(model, "is_quantized", False):
+        quantised.settle(model)
+    else:
+        model = _aligned(model.to(place))
+    return Local(model, tokenizer, name=name, log=log)
+
+
+def _aligned(model: Any) -> Any:
+    """Weights where torch itself would have put them.
+
+    A tensor in a safetensors file begins anywhere; kernels treat such a one's edges otherwise, and a model that is
+    loaded again would differ from the one that was saved in the last bit.
+    """
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.data_ptr() % ALIGNMENT:
+                tensor.data = tensor.data.clone()
+    return model
 
 
 def _with_adapter(model: Any, adapter: str, allow_pickle: bool) -> Any:
@@ -223,13 +275,15 @@ def _with_adapter(model: Any, adapter: str, allow_pickle: bool) -> Any:
         raise bad(f"adapter {adapter!r}", fact, _mend("safetensors"))
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (OSError, ValueError, KeyError) as error:
+    except file_errors(ValueError, KeyError) as error:
         raise bad(f"adapter {adapter!r}", str(error).strip().split("\n")[0], "Give a PEFT adapter folder.") from error
 
 
 def _mend(text: str) -> str:
     if "trust_remote_code" in text:
         return "If you have read and trust its code, pass --trust_remote_code."
+    if "deserializing" in text:
+        return "A file of it is damaged: fetch or save it again."
     if "safetensors" in text:
         return "Only safetensors are read; if you trust the file, pass --allow_pickle."
     return "Give a folder with config.json and safetensors, a Hub name, or 'smollm2'."

@@ -28,7 +28,10 @@ from truing.core.rng import Rng
 ORIGIN = "remote.json"
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT = 60.0
-_OURS = frozenset({"model", "messages", "max_tokens", "temperature", "top_p", "seed", "stop", "n", "stream"})
+_OURS = frozenset({
+    "model", "messages", "max_tokens", "temperature", "top_p", "seed", "stop", "n", "stream", "logprobs",
+    "continue_final_message", "add_generation_prompt",
+})  # fmt: skip
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -40,6 +43,7 @@ class Remote(Policy):
     what else is asked, provided that the server keeps to the seed of a request: one that shares a generator
     among requests in flight (``transformers serve`` does) needs ``concurrency=1`` for that. A server that samples
     only where its model's generation config says so (the same one) answers greedily where it does not.
+    A server that keeps prompts in its cache (vLLM, SGLang) reads the prompt once for all of them.
 
     Attributes:
         base_url: up to and with ``/v1``.
@@ -50,6 +54,12 @@ class Remote(Policy):
         retries: how often a request is made again after 429, 5xx or a broken connection, >= 0.
         backoff: seconds before the first retry; each next wait is twice as long, 60 at most.
         concurrency: requests in flight, >= 1.
+        per_request: draws asked for in one request, >= 1, for a server that charges the prompt each time. The seed is
+            then that of the first of them, and how the others follow from it is the server's affair.
+        prefill: the server knows ``continue_final_message`` (vLLM, SGLang), so that a chat may end with the
+            assistant's turn and is gone on from there. Others would begin anew, so it is asked for by name.
+        logprobs: ask for log-probabilities; a draw has them where the server gives them. Whether they are the
+            untempered ones, and whether the end of turn is among them, is the server's affair.
         extra: further fields of every request, e.g. ``{"top_k": 20}`` for servers that know it. They are saved:
             put no secret here.
 
@@ -64,6 +74,9 @@ class Remote(Policy):
     retries: int = 5
     backoff: float = 0.5
     concurrency: int = 8
+    per_request: int = 1
+    prefill: bool = False
+    logprobs: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -74,8 +87,8 @@ class Remote(Policy):
             faults.append(Fault("base_url", "this is no http or https address", mend))
         if parts.username or parts.password or parts.query:
             faults.append(Fault("base_url", "it carries a password or a query", "Name api_key_env instead."))
-        if not self.timeout > 0 or self.retries < 0 or self.backoff < 0 or self.concurrency < 1:
-            faults.append(Fault("remote", "timeout, retries, backoff or concurrency is out of range"))
+        if not self.timeout > 0 or self.retries < 0 or self.backoff < 0 or min(self.concurrency, self.per_request) < 1:
+            faults.append(Fault("remote", "timeout, retries, backoff, concurrency or per_request is out of range"))
         if taken := sorted(_OURS & set(self.extra)):
             faults.append(Fault("extra", f"{', '.join(taken)} cannot be set here", "Use Sampling's own fields."))
         if faults:
@@ -83,11 +96,11 @@ class Remote(Policy):
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
 
     def sample(self, chats: Sequence[Chat], *, n: int, sampling: Sampling, rng: Rng) -> list[list[Draw]]:
-        """``n`` replies to each chat. Draws have text and finish, neither tokens nor log-probabilities.
+        """``n`` replies to each chat. Draws have text and finish, no tokens, and log-probabilities where asked for.
 
         Raises:
-            InputError: the server refused the request, the key or the model; a chat ends with the assistant's turn;
-                or ``sampling`` asks for what the protocol has no field for.
+            InputError: the server refused the request, the key or the model; a chat is empty, or ends with the
+                assistant's turn without ``prefill``; or ``sampling`` asks for what the protocol has no field for.
             RunError: the server cannot be reached, or does not answer sensibly, after all retries.
         """
         faults = [
@@ -95,21 +108,27 @@ class Remote(Policy):
             for name in ("top_k", "min_p")
             if getattr(sampling, name)
         ]
-        if any(not chat or chat[-1].role == "assistant" for chat in chats):
-            mend = "A remote model can only begin a reply."
+        if any(not chat or (chat[-1].role == "assistant" and not self.prefill) for chat in chats):
+            mend = "A remote model can only begin a reply, unless its server knows how to go on: then set prefill."
             faults.append(Fault("chat", "one is empty or ends with the assistant's turn", mend))
         if faults:
             raise InputError(*faults)
-        bodies = [self._body(chat, sampling, rng, k) for chat in chats for k in range(n)]
+        bodies = [
+            self._body(chat, sampling, rng, k, min(self.per_request, n - k))
+            for chat in chats
+            for k in range(0, n, self.per_request)
+        ]
         headers = self._headers()
         pool = ThreadPoolExecutor(max_workers=self.concurrency)
         try:
-            draws = list(pool.map(lambda body: self._ask(body, headers), bodies))
+            answers = list(pool.map(lambda asked: self._ask(asked[0], asked[1], headers), bodies))
         finally:
             pool.shutdown(cancel_futures=True)  # after the first failure nothing further is asked
+        draws = [draw for answer in answers for draw in answer]
         return [draws[i * n : (i + 1) * n] for i in range(len(chats))]
 
-    def _body(self, chat: Chat, sampling: Sampling, rng: Rng, k: int) -> bytes:
+    def _body(self, chat: Chat, sampling: Sampling, rng: Rng, k: int, count: int) -> tuple[bytes, int]:
+        """A request for the draws from number ``k`` on, and how many they are."""
         messages = [{"role": turn.role, "content": turn.content} for turn in chat]
         name = json.dumps([[turn.role, turn.content] for turn in chat], ensure_ascii=False)
         fields: dict[str, Any] = {
@@ -123,7 +142,13 @@ class Remote(Policy):
         }
         if sampling.stop:
             fields["stop"] = list(sampling.stop)
-        return json.dumps(fields).encode()
+        if chat[-1].role == "assistant":
+            fields |= {"continue_final_message": True, "add_generation_prompt": False}
+        if self.logprobs:
+            fields["logprobs"] = True
+        if count > 1:
+            fields["n"] = count
+        return json.dumps(fields).encode(), count
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -136,7 +161,7 @@ class Remote(Policy):
             headers["Authorization"] = f"Bearer {key}"
         return headers
 
-    def _ask(self, body: bytes, headers: Mapping[str, str]) -> Draw:
+    def _ask(self, body: bytes, count: int, headers: Mapping[str, str]) -> list[Draw]:
         url = f"{self.base_url}/chat/completions"
         reason = ""
         for attempt in range(self.retries + 1):
@@ -145,7 +170,7 @@ class Remote(Policy):
                 with _opener(url).open(
                     urllib.request.Request(url, body, dict(headers)), timeout=self.timeout
                 ) as answer:
-                    return _draw(answer.read())
+                    return _draws(answer.read(), count)
             except urllib.error.HTTPError as error:
                 said = _said(error)
                 if error.code not in _AGAIN:
@@ -187,8 +212,9 @@ class Remote(Policy):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of address, model and extra fields. Whether the server's model stays the same cannot be known."""
-        text = json.dumps([self.base_url, self.model, dict(self.extra)], sort_keys=True)
+        """SHA-256 of address, model and what is asked. Whether the server's model stays the same cannot be known."""
+        asked = [self.base_url, self.model, dict(self.extra), self.per_request, self.logprobs]
+        text = json.dumps(asked, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _settings(self) -> dict[str, Any]:
@@ -213,14 +239,26 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_Stay, *([urllib.request.ProxyHandler({})] if here else []))
 
 
-def _draw(raw: bytes) -> Draw:
+def _draws(raw: bytes, count: int) -> list[Draw]:
     try:
-        choice = json.loads(raw)["choices"][0]
-        text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
+        choices = json.loads(raw)["choices"]
+        draws = [_draw(choice) for choice in sorted(choices, key=lambda choice: choice.get("index") or 0)]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _GarbledError(f"the answer is no chat completion: {raw[:200]!r}") from error
+    if len(draws) < count:
+        raise _GarbledError(f"{count} replies were asked for and {len(draws)} came: set per_request to 1")
+    return draws[:count]
+
+
+def _draw(choice: Mapping[str, Any]) -> Draw:
+    text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
+    told = (choice.get("logprobs") or {}).get("content") or ()
     # A filter cuts a reply before its end, as the limit does; everything else is an end.
-    return Draw(cast("str", text), finish="length" if finish in {"length", "content_filter"} else "stop")
+    return Draw(
+        cast("str", text),
+        logprobs=tuple(float(token["logprob"]) for token in told),
+        finish="length" if finish in {"length", "content_filter"} else "stop",
+    )
 
 
 def _said(error: urllib.error.HTTPError) -> str:

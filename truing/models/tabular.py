@@ -12,7 +12,19 @@ from typing import cast
 
 from truing.core.errors import Fault, InputError, bad, did_you_mean
 from truing.core.lazy import torch
-from truing.core.policy import Chat, Draw, Editable, Message, Reply, Sampling, Tree, TreeScores, Workbench
+from truing.core.policy import (
+    WHOLE,
+    Chat,
+    Draw,
+    Editable,
+    Message,
+    Opening,
+    Reply,
+    Sampling,
+    Tree,
+    TreeScores,
+    Workbench,
+)
 from truing.core.rng import Rng
 
 TABLE, ORIGIN = "tabular.safetensors", "tabular.json"
@@ -109,8 +121,15 @@ class Tabular(Editable):
         """The number of the prompt, and of each reply."""
         return Tree((self._row(chat),), tuple((self._column(reply),) for reply in replies))
 
-    def open(self) -> TabularWorkbench:
-        """A copy whose logits are a parameter."""
+    def open(self, how: Opening = WHOLE, seed: int = 0) -> TabularWorkbench:
+        """A copy whose logits are a parameter.
+
+        Raises:
+            InputError: adapters, or a part of the table, were asked for.
+        """
+        if how.lora_r or how.unfrozen_parameters:
+            fact = f"has one parameter, so neither lora_r = {how.lora_r} nor a part of it can be trained"
+            raise bad("table", fact, "Leave lora_r and unfrozen_parameters out.")
         return TabularWorkbench(self)
 
     def save(self, folder: Path) -> None:
@@ -187,7 +206,8 @@ class TabularWorkbench(Workbench):
         count = len(rows)
         table = self._logits.log_softmax(1)
         index = (torch.tensor(rows, dtype=torch.int64), torch.tensor(columns, dtype=torch.int64))
-        return TreeScores(table[index], torch.arange(count), torch.ones(count, dtype=torch.int64))
+        agree = (2 * table.detach()).logsumexp(1)[index[0]] if self.collisions else None
+        return TreeScores(table[index], torch.arange(count), torch.ones(count, dtype=torch.int64), collisions=agree)
 
     def close(self) -> Tabular:
         """The table that the copy has become."""

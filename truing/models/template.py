@@ -109,7 +109,7 @@ class Template:
         filled = [chat for chat in unique if chat]
         texts = [self.render(chat) for chat in filled]
         # A template writes its own special tokens; plain text gets those that the tokenizer adds.
-        ids = self.tokenizer(texts, add_special_tokens=not self.has_chat).input_ids if texts else []
+        ids = self._ids(texts, special=not self.has_chat) if texts else []
         found = dict(zip(filled, map(tuple, ids), strict=True))
         found[()] = (self._first,)
         return [found[chat] for chat in chats]
@@ -129,13 +129,17 @@ class Template:
             for reply, alone in zip(replies, bare, strict=True)
             if isinstance(reply, str)
         ]
-        ids = iter(self.tokenizer(texts, add_special_tokens=False).input_ids if texts else [])
+        ids = iter(self._ids(texts) if texts else [])
         return [tuple(next(ids)) if isinstance(reply, str) else self._drawn(reply) for reply in replies]
 
     def _drawn(self, draw: Draw) -> tuple[int, ...]:
         if draw.token_ids:
             return draw.token_ids
-        return tuple(self.tokenizer(draw.text + self.end_of_turn, add_special_tokens=False).input_ids)
+        return tuple(self._ids([draw.text + self.end_of_turn])[0])
+
+    def _ids(self, texts: list[str], *, special: bool = False) -> list[list[int]]:
+        """Not verbose: a text longer than the context is the data contract's business."""
+        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=special, verbose=False).input_ids]
 
     def lengths(self, chats: Sequence[Chat], replies: Sequence[Sequence[Reply]]) -> list[tuple[int, tuple[int, ...]]]:
         """Tokens of each prompt and of each of its replies; prompts in one call, replies in another."""

@@ -6,15 +6,17 @@ What it gives is decided by the recipe, the arm, its folder and the arms that it
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from truing.core.artefact import save_policy, write_text
+from truing.core.artefact import save_policy
 from truing.core.errors import RunError
 from truing.core.evidence import Evidence
+from truing.core.files import write_text
 from truing.core.measures import Measure, Measures
 from truing.core.policy import Editable, Policy
 from truing.core.recipe import Point, Recipe, Step
@@ -124,14 +126,14 @@ class Workshop:
         """The arm's policy, saved, and what it cost; both from disk where they are there."""
         folder = self.out / "arms" / point.name
         spent_file = self.out / "work" / "spent" / f"{point.name}.json"
-        if self.processes.once(lambda: folder.exists() and spent_file.exists()):
+        if self.processes.once(folder.exists):
             policy = load(str(folder), log=self.log)
-            spent = Spent(**json.loads(spent_file.read_text(encoding="utf-8")))
+            spent = Spent(**json.loads(spent_file.read_text(encoding="utf-8"))) if spent_file.exists() else Spent()
         else:
             training, main = self.training(point), self.processes.main
             if main and not self.resume:
                 training.unlink(missing_ok=True)
-            run = self.run(point.name, Terminal(training) if main else Quiet())
+            run = self.run(f"arms/{point.name}", Terminal(training) if main else Quiet())
             donors = {name: self.donor(source) for name, source in point.donors.items()}
             began = time.monotonic()
             with Peak() as peak:
@@ -142,6 +144,8 @@ class Workshop:
                 write_text(spent_file, json.dumps(vars(spent)))
                 save_policy(policy, folder)
         if self.processes.main:
+            # Checkpoints, which the artefact now takes the place of.
+            shutil.rmtree(self.out / "work" / "arms" / point.name, ignore_errors=True)
             write_card(folder, self.recipe, point)  # also where a run stopped between the artefact and its card
         self.processes.wait()  # what follows may read the artefact
         return policy, spent
@@ -161,9 +165,9 @@ class Workshop:
             else:  # draws and verdicts are made once, and the same everywhere
                 outcome = self.processes.once(partial(method, policy, evidence, part))
             if isinstance(outcome, Policy):
-                policy = outcome
                 if isinstance(method, Training) and isinstance(outcome, Editable):
-                    trained = sum(tensor.numel() for tensor in outcome.weights().values())
+                    trained = 0 if outcome is policy else _trained(outcome)
+                policy = outcome
             elif isinstance(outcome, Evidence):
                 evidence = evidence.merged(outcome)
             elif not isinstance(outcome, Measures):
@@ -205,6 +209,13 @@ class Workshop:
         if not self.inputs.prompts:
             names = [name for name in names if name in ("perplexity", "cost")]
         return [name for name in names if name != "cost"] if point is BASE and not self.inputs.prompts else names
+
+
+def _trained(policy: Editable) -> int:
+    """How many numbers training could change."""
+    if policy.trained_parameters is not None:
+        return policy.trained_parameters
+    return sum(tensor.numel() for tensor in policy.weights().values())
 
 
 def _line(rows: Sequence[Measure]) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from truing.core.artefact import WRAPPED, write_text
+from truing.core.artefact import WRAPPED
+from truing.core.files import write_text
 from truing.core.recipe import Point, Recipe
 
 
@@ -24,6 +25,11 @@ def write_card(folder: Path, recipe: Recipe, point: Point) -> None:
         f"model = AutoModelForCausalLM.from_pretrained({folder.name!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({folder.name!r})"
     )
+    if (folder / "adapter").is_dir():
+        alone = f"PeftModel.from_pretrained(base, {folder.name + '/adapter'!r})"
+        load += (
+            f"\n\n# Or what was trained, on the model that it was trained on:\n# from peft import PeftModel\n# {alone}"
+        )
     head = yaml.safe_dump({"library_name": "transformers", "tags": ["truing"], "base_model": recipe.model})
     write_text(
         folder / "README.md",

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truing.core.errors import Fault, InputError
-from truing.core.recipe import Recipe
+from truing.core.method import coerce, field_faults, find, names
+from truing.core.recipe import Point, Recipe
 from truing.data.contract import Ledger
-from truing.pipeline.inputs import Inputs, read_inputs
+from truing.engine.fit import Training
+from truing.models import load_template
+from truing.pipeline.inputs import Inputs, read_inputs, token_limits
 from truing.probes.catalogue import PROBES, probe_faults
 
 
@@ -26,15 +29,18 @@ class Checked:
     lines: list[str]
 
 
-def check(recipe: Recipe) -> Checked:
-    """Check the whole recipe and read its data; no model is loaded, so nothing is measured in tokens.
+def check(recipe: Recipe, *, lengths: bool = False) -> Checked:
+    """Check the whole recipe and read its data; no model is loaded.
+
+    Args:
+        lengths: count tokens, with the tokenizer of the recipe's model. It takes seconds; a run always does.
 
     Raises:
         InputError: every fault of the recipe and of its data at once.
     """
     faults = recipe_faults(recipe)
     try:
-        inputs = read_inputs(recipe)
+        inputs = read_inputs(recipe, **(token_limits(*load_template(recipe.model)) if lengths else {}))
     except InputError as error:
         raise InputError(*faults, *(fault for fault in error.faults if fault not in faults)) from None
     if faults:
@@ -54,10 +60,28 @@ def recipe_faults(recipe: Recipe) -> list[Fault]:
             if head in PROBES and "judge" in PROBES[head].needs:
                 faults.append(Fault(f"probes[{i}]", f"{name} needs a judge", "Add 'judge: constraints', or your own."))
     for point in recipe.points:
+        faults += (fault for fault in _opening_faults(recipe, point) if fault not in faults)
         for name, source in point.donors.items():
             if source.startswith((".", "/")) and not Path(source).exists():
                 place = f"arms.{point.curve}.donors.{name}"
                 faults.append(Fault(place, f"there is no folder {source}", "Give a model folder or a Hub name."))
+    return faults
+
+
+def _opening_faults(recipe: Recipe, point: Point) -> list[Fault]:
+    """What an arm's steps cannot train: settings that contradict each other, or weights that are held in 4 bits."""
+    faults, packed = [], recipe.load_in_4bit
+    for step in (*recipe.shared, *point.steps):
+        if step.method not in names() or not issubclass(kind := find(step.method), Training):
+            continue
+        if field_faults(kind, step.settings, step.place):
+            continue  # told already
+        method = kind(**coerce(kind, step.settings))
+        faults += method.faults(step.place)
+        if packed and not method.lora_r and method.max_steps != 0:
+            fact = f"{step.method} trains every weight, and load_in_4bit holds them in 4 bits"
+            faults.append(Fault(step.place, fact, "Set lora_r, e.g. 16, or leave load_in_4bit out."))
+        packed = False  # what a step gives is a model in full
     return faults
 
 

@@ -10,11 +10,12 @@ from truing.core.errors import Fault, InputError, bad
 from truing.core.evidence import Evidence
 from truing.core.policy import Chat
 from truing.core.recipe import Recipe
-from truing.data.contract import Ledger, Measurer
+from truing.data.contract import Ledger, Lengths, Measurer
 from truing.data.load import load, prompt_of
 from truing.data.promptset import PromptSet, load_promptset
 from truing.data.shapes import Kind
 from truing.methods._saved import make_judge
+from truing.models.template import Template
 
 SHIPPED = "constraints"
 HELD_OUT = 0.1  # of the prompts, where the recipe names none to evaluate on
@@ -73,6 +74,15 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
     if faults:
         raise InputError(*faults)
     return inputs
+
+
+def token_limits(template: Template, context: int | None) -> dict[str, Any]:
+    """How a model counts tokens, and how many it takes: what :func:`read_inputs` measures rows by."""
+
+    def measurer(chats: Any, replies: Any) -> list[Lengths]:
+        return [Lengths(prompt, sizes) for prompt, sizes in template.lengths(chats, replies)]
+
+    return {"measurer": measurer, "longest": context}
 
 
 def _read(

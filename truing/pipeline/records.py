@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from truing import __version__
-from truing.core.artefact import write_text
-from truing.core.errors import bad
+from truing.core.errors import Fault, InputError, bad, differences
+from truing.core.files import write_text
 from truing.core.recipe import Point, Recipe
 from truing.pipeline.arm import Made
 from truing.pipeline.inputs import Inputs
 
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "numpy", "safetensors")
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "datasets", "numpy", "safetensors")
 
 
 def now() -> str:
@@ -46,6 +46,49 @@ def machine() -> dict[str, Any]:
     return {"system": platform.system(), "cpu": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
 
 
+def folder_faults(recipe: Recipe, folder: Path, *, resume: bool) -> list[Fault]:
+    """What can be known to be wrong with the folder of a run before a model loads. Nothing is made or changed."""
+    place, another = str(folder), "Give another --out"
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        return [Fault(place, f"{nearest} is not a folder", f"{another}.")]
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return [Fault(place, f"{nearest} cannot be written to", f"{another}, or make it writable.")]
+    if not (folder / "run.json").exists():
+        foreign = sorted(name for name in (os.listdir(folder) if folder.exists() else ()) if not name.startswith("."))
+        fact = f"holds {', '.join(foreign[:3])} and no run"
+        return [Fault(place, fact, "Give a new or an empty folder as --out.")] if foreign else []
+    if not resume:
+        return [Fault(place, "holds a run already", f"Add --resume to go on, or {another.lower()}.")]
+    try:
+        changed = differences(read_facts(folder).get("recipe"), asked(recipe))
+    except InputError as error:
+        return list(error.faults)
+    fact = f"holds a run of another recipe, model or data: {'; '.join(changed[:3])}"
+    return [Fault(place, fact, f"{another}, or the recipe that it was begun with.")] if changed else []
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a run that was begun.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    file, mend = folder / "run.json", "Restore it, or give another --out."
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise bad(str(file), f"cannot be read ({error})", mend) from error
+    if not isinstance(facts, dict):
+        raise bad(str(file), "is no record of a run", mend)
+    return facts
+
+
+def asked(recipe: Recipe) -> Any:
+    """The recipe as ``run.json`` keeps it."""
+    return plain({**recipe.raw, "seed": recipe.seed, "model": recipe.model})
+
+
 @dataclass
 class Record:
     """``run.json`` in the making; rewritten whole at every change."""
@@ -53,23 +96,21 @@ class Record:
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def open(self, recipe: Recipe, inputs: Inputs, fingerprint: str, *, resume: bool) -> bool:
+    def open(self, recipe: Recipe, inputs: Inputs, fingerprint: str) -> bool:
         """Begin, or take up what was begun; whether the run was finished already.
 
         Raises:
-            InputError: the folder holds another run, or a run and ``resume`` was not asked for.
+            InputError: the folder holds a run of another model or other data.
         """
-        file = self.folder / "run.json"
-        asked = plain({**recipe.raw, "seed": recipe.seed, "model": recipe.model})
-        if file.exists():
-            old = json.loads(file.read_text(encoding="utf-8"))
-            same = old.get("recipe") == asked and old.get("model", {}).get("fingerprint") == fingerprint
-            same = same and {k: v["digest"] for k, v in old.get("data", {}).items()} == inputs.digests
-            if not resume:
-                raise bad(str(self.folder), "holds a run already", "Add --resume to go on, or give another --out.")
-            if not same:
-                mend = "Give another --out, or the recipe, model and data that it was begun with."
-                raise bad(str(self.folder), "holds a run of another recipe, model or data", mend)
+        if (self.folder / "run.json").exists():
+            old = read_facts(self.folder)
+            known = {k: v["digest"] for k, v in old.get("data", {}).items()}
+            changed = differences({"model": old.get("model", {}).get("fingerprint")}, {"model": fingerprint})
+            changed += differences({"data": known}, {"data": inputs.digests})
+            if changed:
+                mend = "Give another --out, or the model and data that it was begun with."
+                fact = f"holds a run of another recipe, model or data: {'; '.join(changed[:3])}"
+                raise bad(str(self.folder), fact, mend)
             self.facts = old
             if old.get("status") == "finished":
                 return True
@@ -77,7 +118,7 @@ class Record:
         sources = {**recipe.data, "evaluate": recipe.evaluate.get("prompts") or "held out"}
         self.facts = {
             "name": recipe.name,
-            "recipe": asked,
+            "recipe": asked(recipe),
             "versions": versions(),
             "seed": recipe.seed,
             "machine": machine(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from truing import report
-from truing.core.artefact import write_text
 from truing.core.errors import InputError, bad
-from truing.core.policy import Policy
+from truing.core.files import sweep, write_text
 from truing.core.recipe import Point, Recipe, parse
 from truing.core.run import Log, Quiet, Terminal
-from truing.data.contract import Lengths
 from truing.engine.processes import here, launched
 from truing.methods._saved import load
+from truing.models.local import Local
 from truing.pipeline import cluster
 from truing.pipeline.arm import Made, Workshop
 from truing.pipeline.asking import BASE
 from truing.pipeline.checking import recipe_faults
-from truing.pipeline.inputs import read_inputs
-from truing.pipeline.records import Record
+from truing.pipeline.inputs import read_inputs, token_limits
+from truing.pipeline.records import Record, folder_faults
 from truing.probes.pool import Pool
 
 
@@ -48,10 +48,11 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, ray: str | None = No
         InputError: every fault of recipe and data, before any work starts.
         RunError: it began and could not be finished.
     """
-    if faults := recipe_faults(recipe):
-        raise InputError(*faults)
     if ray is not None and launched() > 1:
         raise bad("--ray", "does not go with a launcher of several processes", "Start it as one process.")
+    # Of several processes, the main one looks at the folder, before it begins to write into it.
+    if faults := here().once(lambda: [*recipe_faults(recipe), *folder_faults(recipe, out, resume=resume)]):
+        raise InputError(*faults)
     read_inputs(recipe)  # bad data is refused before a model loads; tokens are counted once the model is there
     began, log = time.monotonic(), Terminal()
     shop = workshop(recipe, out, resume=resume, log=log)
@@ -59,7 +60,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, ray: str | None = No
     for name, ledger in shop.inputs.ledgers.items() if main else ():
         log.say(f"  {name}: {ledger.brief()}")
     record, points = Record(out), (BASE, *recipe.points)
-    if shop.processes.once(lambda: record.open(recipe, shop.inputs, shop.base.fingerprint, resume=resume)):
+    if shop.processes.once(lambda: _opened(record, shop)):
         log.say("  finished already")
     else:
         pools: dict[str, Pool] = {}
@@ -71,9 +72,18 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, ray: str | None = No
             gather(shop, points, pools)
             record.close(time.monotonic() - began, [point.name for point in points])
     if main:
+        for part in ("shared", "arms"):  # checkpoints of a run that is done
+            shutil.rmtree(out / "work" / part, ignore_errors=True)
         report.write([out])
     shop.processes.wait()
     return out / "report.html"
+
+
+def _opened(record: Record, shop: Workshop) -> bool:
+    """Begin or take up a run, and remove what killed processes left; whether it was finished already."""
+    finished = record.open(shop.recipe, shop.inputs, shop.base.fingerprint)
+    sweep(shop.out)
+    return finished
 
 
 def workshop(recipe: Recipe, out: Path, *, resume: bool, log: Log) -> Workshop:
@@ -81,8 +91,8 @@ def workshop(recipe: Recipe, out: Path, *, resume: bool, log: Log) -> Workshop:
     processes = here()
     log = log if processes.main else Quiet()
     log.say(f"{recipe.name}: {recipe.model}, {len(recipe.points)} arms")
-    base = load(recipe.model, log=log, **({"adapter": recipe.adapter} if recipe.adapter else {}))
-    inputs = read_inputs(recipe, **_limits(base))
+    base = load(recipe.model, log=log, adapter=recipe.adapter, load_in_4bit=recipe.load_in_4bit)
+    inputs = read_inputs(recipe, **(token_limits(base.template, base.context) if isinstance(base, Local) else {}))
     return Workshop(recipe, inputs, base, out, cache_folder(), resume, log, processes)
 
 
@@ -124,16 +134,3 @@ def evaluate(
     recipe = parse(raw, name=f"evaluate {model}")
     recipe = replace(recipe, faults=tuple(fault for fault in recipe.faults if fault.place != "arms"))
     return run(recipe, out)
-
-
-def _limits(base: Policy) -> dict[str, Any]:
-    """How the model counts tokens, and how many it takes."""
-    template = getattr(base, "template", None)
-    if template is None:
-        return {}
-
-    def measurer(chats: Any, replies: Any) -> list[Lengths]:
-        return [Lengths(prompt, sizes) for prompt, sizes in template.lengths(chats, replies)]
-
-    config = base.model.config.get_text_config()  # type: ignore[attr-defined] # a policy with a template is local
-    return {"measurer": measurer, "longest": getattr(config, "max_position_embeddings", None)}

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
-from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
 
 from truing.core.lazy import torch
-
-STATM = Path("/proc/self/statm")
+from truing.engine.memory import device_peak, resident, uses_cuda
 
 
 class Peak:
@@ -43,7 +38,7 @@ class Peak:
 
     def __enter__(self) -> Peak:
         self.host = resident()
-        if _cuda():
+        if uses_cuda():
             torch.cuda.reset_peak_memory_stats()
         self._thread.start()
         return self
@@ -54,26 +49,8 @@ class Peak:
         self._done.set()
         self._thread.join()
         self.host = max(self.host, resident())
-        if _cuda():
-            self.device = int(torch.cuda.max_memory_allocated())
+        self.device = device_peak()
 
     def _watch(self) -> None:
         while not self._done.wait(self.interval):
             self.host = max(self.host, resident())
-
-
-def resident() -> int:
-    """Bytes of this process in main memory now; its high-water mark where the system does not say."""
-    if STATM.exists():
-        return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    try:
-        import resource
-    except ImportError:  # Windows has neither
-        return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
-
-
-def _cuda() -> bool:
-    """Whether torch is loaded and has begun to use CUDA; asking must not be what starts either."""
-    return "torch" in sys.modules and bool(cast(Any, torch.cuda).is_initialized())

@@ -15,7 +15,7 @@ from truing.core.measures import Measure
 from truing.core.policy import Chat, Scorable
 from truing.core.rng import Rng
 from truing.core.run import Run
-from truing.engine.cache import digest, write_atomically
+from truing.engine.cache import digest, remember
 from truing.probes.bootstrap import ratio_interval
 
 if TYPE_CHECKING:
@@ -63,9 +63,18 @@ def passage_nats(policy: Scorable, passages: Passages, run: Run) -> tuple[Array,
     """
     key = digest(policy.fingerprint, [[[[t.role, t.content] for t in chat], text] for chat, text in passages])
     path = run.cache / "perplexity" / f"{key[:40]}.json" if run.cache is not None else None
-    if path is not None and path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return np.array(known["nats"]), np.array(known["tokens"])
+
+    def read(file: Path) -> tuple[Array, Array]:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        nats, tokens = (np.array(known[name], dtype=float) for name in ("nats", "tokens"))
+        if not nats.shape == tokens.shape == (len(passages),):
+            raise ValueError("another number of passages")
+        return nats, tokens
+
+    return remember(path, lambda: _scored(policy, passages), read=read, write=_write, log=run.log)
+
+
+def _scored(policy: Scorable, passages: Passages) -> tuple[Array, Array]:
     scored = policy.token_logprobs([chat for chat, _ in passages], [text for _, text in passages])
     tokens = np.array([float(len(each)) for each in scored])
     nats = np.array([-float(each.double().sum()) for each in scored])
@@ -75,10 +84,12 @@ def passage_nats(policy: Scorable, passages: Passages, run: Run) -> tuple[Array,
         raise RunError(
             f"perplexity: the log-probability of passage {int(np.isnan(nats).argmax())} is not a number (NaN)"
         )
-    if path is not None:
-        text = json.dumps({"nats": nats.tolist(), "tokens": tokens.tolist()})
-        write_atomically(path, lambda file: _keep(file, text))
     return nats, tokens
+
+
+def _write(file: Path, scored: tuple[Array, Array]) -> None:
+    nats, tokens = scored
+    file.write_text(json.dumps({"nats": nats.tolist(), "tokens": tokens.tolist()}), encoding="utf-8")
 
 
 def _measure(probe: str, nats: Array, tokens: Array, rng: Rng, unit: str, note: str) -> Measure:
@@ -93,7 +104,3 @@ def _measure(probe: str, nats: Array, tokens: Array, rng: Rng, unit: str, note: 
 def _exp(nats: float) -> float:
     """exp, infinite where a float cannot hold it."""
     return math.exp(nats) if nats < 700 else math.inf
-
-
-def _keep(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")

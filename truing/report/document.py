@@ -171,9 +171,19 @@ def _training(study: Study, drawn: dict[str, Figure]) -> str:
     legend = _list([f'<span class="line" style="background:{look.css}"></span>{escape(arm)}' for arm, look in lines])
     thin = f" Long logs are averaged down to at most {training.MOST} points." if training.shortened(study) else ""
     return (
-        "<p>Solid lines are training, dotted ones the evaluation split. Log-probabilities are shown apart because a "
-        f"margin can widen while both fall.{thin}</p>{legend}{panels}"
+        f"{_remarks(study)}<p>Solid lines are training, dotted ones the evaluation split. Log-probabilities are shown "
+        f"apart because a margin can widen while both fall.{thin}</p>{legend}{panels}"
     )
+
+
+def _remarks(study: Study) -> str:
+    """What went wrong in training, arm by arm, and where nothing did."""
+    looks, entries = of_trained(study), []
+    for arm, sentences in training.remarks(study):
+        said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+        entries.append(f'<li style="border-color:{looks[arm].css}"><b>{escape(arm)}</b>{said}</li>')
+    rest = training.untroubled(study, mark=lambda name: f"<b>{escape(name)}</b>")
+    return (f'<ul class="remarks">{"".join(entries)}</ul>' if entries else "") + (f"<p>{rest}</p>" if rest else "")
 
 
 def _run(study: Study, run: RunFolder) -> str:

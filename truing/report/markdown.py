@@ -1,11 +1,11 @@
-"""The report as Markdown: the sentences, the table, the Pareto set, what was run."""
+"""The report as Markdown: the sentences, the table, the Pareto set, how training went, what was run."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from truing.report import ran, show
+from truing.report import ran, show, training
 from truing.report.load import RunFolder
 from truing.report.study import Study
 from truing.report.words import verdict
@@ -19,6 +19,8 @@ def page(study: Study) -> str:
     parts += ["## Measures", _measures(study), _FOOT]
     if study.points:
         parts += ["## Pareto set", _pareto(study)]
+    if any(arm.training for arm in study.arms):
+        parts += ["## Training", *_training(study)]
     for run in study.runs:
         title = "## What was run" if len(study.runs) == 1 else f"## What was run: {plain(run.name)}"
         parts += [title, *_run(run)]
@@ -82,6 +84,13 @@ def _pareto(study: Study) -> str:
         point = at[name]
         lines.append(f"- {plain(name)}: win rate {show.value(point.win)}, KL {show.value(point.distance)}")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
+
+
+def _training(study: Study) -> list[str]:
+    lines = []
+    for arm, sentences in training.remarks(study):
+        lines += [f"- **{plain(arm)}**", *(f"  - {plain(sentence)}" for sentence in sentences)]
+    return ["\n".join(lines), training.untroubled(study, mark=lambda name: f"**{plain(name)}**")]
 
 
 def _run(run: RunFolder) -> list[str]:

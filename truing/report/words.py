@@ -146,7 +146,7 @@ def _beats(study: Study, left: tuple[Arm, Measure], right: tuple[Arm, Measure]) 
 
 def _costs(study: Study, top: Arm, mark: Mark) -> str:
     """The clauses that were measured, in the order in which a reader would ask."""
-    base = _base_of(study, top)
+    base = base_of(study, top)
     clauses = []
     if distance := study.distance(top.name):
         bound = "at most " if distance.kind == "bound" or distance.probe == "kl_bound" else ""
@@ -195,7 +195,8 @@ def _effort(study: Study, top: Arm, base: str) -> list[str]:
     return clauses
 
 
-def _base_of(study: Study, arm: Arm) -> str:
+def base_of(study: Study, arm: Arm) -> str:
+    """The name of the arm that this one was measured against: the reference of its own run."""
     for run, reference in zip(study.runs, study.references, strict=True):
         prefix = reference[: len(reference) - len(run.reference)]
         if arm.name.startswith(prefix) and any(prefix + a.name == arm.name for a in run.arms):

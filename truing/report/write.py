@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from truing.core.artefact import write_text
 from truing.core.errors import bad
+from truing.core.files import write_text
 from truing.report import document, markdown
 from truing.report.study import gather
 

@@ -31,7 +31,9 @@ def test_the_optimum_the_paper_derives_is_stationary() -> None:
     ref = double(0.1, 0.2, 0.3, 0.4).log()
     best = (ref + reward / beta).log_softmax(0).requires_grad_()
     i, j = torch.cartesian_prod(torch.arange(4), torch.arange(4)).T
-    risk = torch.sigmoid(reward[i] - reward[j]) * dpo_loss(PairLogps(best[i], best[j], ref[i], ref[j]), beta=beta)
+    risk = torch.sigmoid(reward[i] - reward[j]) * dpo_loss(
+        PairLogps(best[i], best[j], ref[i], ref[j]), beta=beta, label_smoothing=0
+    )
     torch.testing.assert_close(torch.autograd.grad(risk.sum(), best)[0], torch.zeros_like(best))
 
 
@@ -54,7 +56,7 @@ def test_training_a_table_finds_the_optimum() -> None:
 
 def test_at_the_base_the_loss_is_log_2_whatever_the_replies() -> None:
     same = double(-3.0, -700.0)
-    loss = dpo_loss(PairLogps(same, same - 5, same, same - 5), beta=0.7)
+    loss = dpo_loss(PairLogps(same, same - 5, same, same - 5), beta=0.7, label_smoothing=0)
     torch.testing.assert_close(loss, double(math.log(2), math.log(2)))
 
 
@@ -62,7 +64,7 @@ def test_the_gradient_is_the_papers() -> None:
     """Weighted by how wrong the implicit reward is: ``-beta sigmoid(-beta margin)``, and its opposite."""
     beta, chosen, rejected = 0.3, double(-4, -9, -1).requires_grad_(), double(-5, -2, -8).requires_grad_()
     pairs = PairLogps(chosen, rejected, double(-5, -5, -5), double(-4, -4, -4))
-    grads = torch.autograd.grad(dpo_loss(pairs, beta=beta).sum(), (chosen, rejected))
+    grads = torch.autograd.grad(dpo_loss(pairs, beta=beta, label_smoothing=0).sum(), (chosen, rejected))
     wanted = -beta / (1 + (beta * pairs.margin.detach()).exp())
     torch.testing.assert_close(grads[0], wanted)
     torch.testing.assert_close(grads[1], -wanted)
@@ -72,15 +74,19 @@ def test_limits_in_beta() -> None:
     """Small: log 2 less half the scaled margin. Large: the hinge on a margin below zero."""
     margin, zero = double(-2, -0.1, 0.4, 3), torch.zeros(4, dtype=torch.float64)
     pairs = PairLogps(margin, zero, zero, zero)
-    torch.testing.assert_close((math.log(2) - dpo_loss(pairs, beta=1e-5)) / 1e-5, margin / 2, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(dpo_loss(pairs, beta=1e4) / 1e4, (-margin).clamp_min(0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        (math.log(2) - dpo_loss(pairs, beta=1e-5, label_smoothing=0)) / 1e-5, margin / 2, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        dpo_loss(pairs, beta=1e4, label_smoothing=0) / 1e4, (-margin).clamp_min(0), rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_wide_margins_stay_finite(dtype: torch.dtype) -> None:
     margin = torch.tensor([1e4, -1e4, 1e6, -1e6], dtype=dtype, requires_grad=True)
     zero = torch.zeros(4, dtype=dtype)
-    loss = dpo_loss(PairLogps(margin, zero, zero, zero), beta=1.0)
+    loss = dpo_loss(PairLogps(margin, zero, zero, zero), beta=1.0, label_smoothing=0)
     (grad,) = torch.autograd.grad(loss.sum(), margin)
     torch.testing.assert_close(loss.detach(), torch.tensor([0, 1e4, 0, 1e6], dtype=dtype))
     torch.testing.assert_close(grad, torch.tensor([0, -1, 0, -1], dtype=dtype))

@@ -4,47 +4,37 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
-from truing.core.policy import Editable, TreeScores
+from truing.core.policy import Editable, Tree, TreeScores, Workbench
 from truing.core.run import Run
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
-
-
-@dataclass(frozen=True)
-class PairLogps:
-    """Log-probabilities of ``B`` pairs, each reply's summed over its tokens, nats.
-
-    Attributes:
-        chosen, rejected: ``(B,)`` under the policy that is trained, with gradient.
-        ref_chosen, ref_rejected: ``(B,)`` under its base.
-        chosen_tokens, rejected_tokens: ``(B,)`` lengths, for losses that average; None where they are not known.
-    """
-
-    chosen: torch.Tensor
-    rejected: torch.Tensor
-    ref_chosen: torch.Tensor
-    ref_rejected: torch.Tensor
-    chosen_tokens: torch.Tensor | None = None
-    rejected_tokens: torch.Tensor | None = None
-
-    @property
-    def margin(self) -> torch.Tensor:
-        """How much further than its base the policy prefers the chosen reply, ``(B,)``, nats."""
-        return (self.chosen - self.ref_chosen) - (self.rejected - self.ref_rejected)
+from truing.methods.preference._diagnose import entangled, pair_metrics, ties
+from truing.methods.preference._pairs import PairLogps as PairLogps
+from truing.methods.preference._pairs import gather
+from truing.methods.preference._reference import FixedReference, NoReference, Reference
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceMethod(Training, Method[Editable, Editable]):
-    """Trains on pairs; the base is the reference."""
+    """Trains on pairs; the base is the reference.
+
+    Attributes:
+        entanglement: which gradients tell whether a step will raise the chosen reply, measured on every eighth pair:
+            those of the output projection, which cost next to nothing, or of every weight that is trained.
+        uses_reference: whether the loss reads the base's log-probabilities; where it does not, none are computed.
+    """
+
+    entanglement: Literal["off", "last_layer", "exact"] = "last_layer"
 
     reads: ClassVar[frozenset[str]] = frozenset({"pairs"})
+    uses_reference: ClassVar[bool] = True
 
     @abstractmethod
     def loss(self, pairs: PairLogps) -> torch.Tensor:
@@ -55,16 +45,49 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
         """What turns a log-ratio into the implicit reward that is logged, 1/nat."""
         return float(getattr(self, "beta", 1.0))
 
+    def rewards(self, pairs: PairLogps) -> tuple[torch.Tensor, torch.Tensor]:
+        """The implicit rewards that are logged, ``(B,)`` for each reply: scaled log-ratios, or log-probabilities."""
+        if self.uses_reference:
+            return self.reward_scale * pairs.chosen_ratio, self.reward_scale * pairs.rejected_ratio
+        return self.reward_scale * pairs.chosen, self.reward_scale * pairs.rejected
+
+    @property
+    def sees_step(self) -> bool:
+        """Whether the loss of a pair depends on the other pairs of its step: then :meth:`of_step` is asked first."""
+        return False
+
+    def of_step(self, step: PairLogps) -> torch.Tensor:
+        """What the loss must know of each pair of a whole step, ``(B, ...)``, from pairs without gradient."""
+        return step.margin
+
+    @property
+    def uses_collisions(self) -> bool:
+        """Whether the loss reads the chance that two draws agree, token by token."""
+        return False
+
+    def reference(self, base: Editable, trees: Sequence[Tree], run: Run) -> Reference:
+        """What the pairs are compared with: the base, in one pass that all members share, or nothing."""
+        if not self.uses_reference:
+            return NoReference()
+        return FixedReference(reference_logprobs(base, trees, run, self.precision))
+
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
         if self.max_steps == 0:
             return base
         if not evidence.pairs:
             raise bad(self.card.name, "has no pairs", "Give 'data.pairs', or put synthesize/best_and_worst before it.")
-        pairs = evidence.pairs
-        trees = base.encode_many([p.prompt for p in pairs], [(p.chosen, p.rejected) for p in pairs])
-        reference = reference_logprobs(base, trees, run)
-        sums = torch.stack([tokens.double().sum() for tokens in reference]).float().view(-1, 2)
-        objective = Objective([1.0] * len(trees), _PairObjective(self, sums).score)
+        given = evidence.pairs
+        trees = base.encode_many([p.prompt for p in given], [(p.chosen, p.rejected) for p in given])
+        reference = self.reference(base, trees, run)
+        pairs = _PairObjective(self, reference, trees)
+        objective = Objective(
+            [1.0] * len(trees),
+            pairs.score,
+            inspect=pairs.inspect,
+            survey=pairs.survey if self.sees_step else None,
+            companion=reference.companion,
+            collisions=self.uses_collisions,
+        )
         return fit(base, trees, objective, self, run)
 
 
@@ -73,23 +96,40 @@ class _PairObjective:
     """The member's loss over the scores of a micro-batch, with TRL's metrics."""
 
     method: PreferenceMethod
-    reference: torch.Tensor  # (N, 2) nats
+    reference: Reference
+    trees: Sequence[Tree]  # N of two replies
+    of_step: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def survey(self, scores: TreeScores, numbers: Sequence[int]) -> None:
+        """Keep what the member says of a whole step."""
+        said = self.method.of_step(gather(scores, self.reference(numbers)))
+        self.of_step.clear()
+        self.of_step.update(zip(numbers, said, strict=True))
+
+    def pairs(self, scores: TreeScores, numbers: Sequence[int]) -> PairLogps:
+        """The pairs with these numbers, with their graph."""
+        pairs = gather(scores, self.reference(numbers))
+        if self.method.sees_step:
+            pairs = replace(pairs, of_step=torch.stack([self.of_step[i] for i in numbers]))
+        return pairs
 
     def score(self, scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         """Losses and metrics of the trees with these numbers, each ``(B,)``."""
-        sums, counts = scores.sums.view(-1, 2), scores.counts.view(-1, 2)
-        reference = self.reference[list(numbers)].to(sums)
-        pairs = PairLogps(sums[:, 0], sums[:, 1], reference[:, 0], reference[:, 1], counts[:, 0], counts[:, 1])
-        rounding = 1e-6 * sums.detach().abs().sum(1)
-        ties = pairs.margin.detach().abs() <= rounding
-        rewards = self.method.reward_scale * (sums.detach() - reference)
+        pairs = self.pairs(scores, numbers)
+        chosen, rejected = (rewards.detach() for rewards in self.method.rewards(pairs))
         metrics = {
-            "rewards/chosen": rewards[:, 0],
-            "rewards/rejected": rewards[:, 1],
-            "rewards/margins": rewards[:, 0] - rewards[:, 1],
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
             # A tie is half right: before the first update every pair is one.
-            "rewards/accuracies": torch.where(ties, 0.5, (rewards[:, 0] > rewards[:, 1]).to(rewards)),
-            "logps/chosen": sums[:, 0].detach(),
-            "logps/rejected": sums[:, 1].detach(),
+            "rewards/accuracies": torch.where(ties(pairs), 0.5, (chosen > rejected).to(chosen)),
+            "logps/chosen": pairs.chosen.detach(),
+            "logps/rejected": pairs.rejected.detach(),
+            **pair_metrics(self.method.loss, pairs, chosen - rejected, referenced=self.method.uses_reference),
         }
         return self.method.loss(pairs), metrics
+
+    def inspect(self, bench: Workbench, scores: TreeScores, numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
+        """Gradient entanglement of some of the trees with these numbers."""
+        trees, pairs = [self.trees[i] for i in numbers], self.pairs(scores, numbers)
+        return entangled(self.method.entanglement, self.method.loss, bench, scores, trees, pairs, numbers)

@@ -14,8 +14,8 @@ from truing.methods.preference._family import PairLogps, PreferenceMethod
 def ipo_loss(pairs: PairLogps, *, beta: float) -> torch.Tensor:
     """Squared distance of the margin from ``1 / (2 beta)``. Eq. 17, Azar et al. 2023, arXiv:2310.12036.
 
-    The margin is the paper's: of log-probabilities summed over tokens. TRL and others average over tokens, which
-    sets another target for the same number.
+    The margin is the paper's: of log-probabilities summed over tokens. TRL and others average over tokens, which sets
+    another target for the same number.
 
     Args:
         pairs: reply log-probabilities, ``(B,)``, nats.

@@ -1,0 +1,1 @@
+"""What the benchmarks share: environments, processes, machines, pairs, tables, records."""

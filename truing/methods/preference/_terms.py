@@ -1,0 +1,48 @@
+"""Terms that several objectives share, finite wherever their inputs are."""
+
+from __future__ import annotations
+
+from truing.core.lazy import F, torch
+from truing.methods.preference._pairs import PairLogps
+
+STEEP = 30.0  # exp(30) = 1e13 is beyond anything that is trained on, and its square is still a float32
+CERTAIN = 1e-8  # a probability within this of 1 counts as this far from it
+
+
+def logistic(logits: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Minus log sigmoid of ``logits``, and of their opposite by a share of ``label_smoothing``; never overflows."""
+    if label_smoothing == 0:
+        return F.softplus(-logits)
+    return (1 - label_smoothing) * F.softplus(-logits) + label_smoothing * F.softplus(logits)
+
+
+def chosen_nll(pairs: PairLogps) -> torch.Tensor:
+    """Negative log-likelihood of the chosen reply, a mean over its own tokens: ``(B,)``, nats a token."""
+    return -pairs.averaged().chosen
+
+
+def log1mexp(logp: torch.Tensor) -> torch.Tensor:
+    """``log(1 - exp(logp))`` for ``logp <= 0``, nats. At ``logp = 0`` both value and slope are those of -1e-8."""
+    below = logp - (logp + CERTAIN).clamp_min(0).detach()
+    # Either form loses the other's half to rounding; where() hands the slope of both on, so both must be finite.
+    near = torch.log(-torch.expm1(below.clamp_min(-1)))
+    far = torch.log1p(-torch.exp(below.clamp_max(-0.5)))
+    return torch.where(below > -0.6931, near, far)
+
+
+def log_odds(logp: torch.Tensor) -> torch.Tensor:
+    """``log(p / (1 - p))`` for ``logp = log p <= 0``, nats."""
+    return logp - log1mexp(logp)
+
+
+def bent(values: torch.Tensor, alpha: float) -> torch.Tensor:
+    """``(1 - exp(-alpha v)) / alpha``, ``v`` itself at ``alpha = 0``; its slope is ``exp(-alpha v)``.
+
+    Where the exponent is beyond 30 the function goes on along its tangent, so that value and slope stay finite.
+    """
+    if alpha == 0:
+        return values
+    exponent = -alpha * values
+    over = F.relu(exponent - STEEP)  # whose slope at 0 is 0, where that of clamp() is 1 on both sides
+    tangent = torch.expm1(exponent.clamp_max(STEEP)) + over * torch.exp(torch.full_like(over, STEEP))
+    return -tangent / alpha
