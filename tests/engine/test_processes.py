@@ -82,7 +82,6 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "shards":
         environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
         environment |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
-        environment |= {"FSDP_ACTIVATION_CHECKPOINTING": "true"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = [str(HERE / "together.py"), str(folder), *(["fsdp"] if request.param == "shards" else [])]
     done = subprocess.run([sys.executable, *launch, *words], env=environment, capture_output=True, text=True)
@@ -102,6 +101,9 @@ class TestTwoProcesses:
 
     def test_tied_embeddings(self, outcome: Outcome) -> None:
         outcome.same("tied", train(make_local("qwen2"), per_device_train_batch_size=4))
+
+    def test_layers_that_are_computed_twice(self, outcome: Outcome) -> None:
+        outcome.same("recomputed", train(outcome.base, per_device_train_batch_size=4))
 
     def test_a_step_of_one_example(self, outcome: Outcome) -> None:
         outcome.same("few", train(outcome.base, per_device_train_batch_size=1))
@@ -137,7 +139,7 @@ class TestTwoProcesses:
         found = outcome.every[0]["not spread"]
         wanted = ["ranks the examples of a whole step"]
         if outcome.folder.name.startswith("shards"):
-            wanted += ["has a reference that moves", *["asks for shards"] * 2, "does not go with shards"]
+            wanted += ["has a reference that moves", *["asks for shards"] * 2, "asks for activation checkpointing"]
         assert len(found) == len(wanted)
         assert all(fact.startswith(start) for fact, start in zip(found, wanted, strict=True))
 

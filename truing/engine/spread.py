@@ -54,13 +54,14 @@ class Spread:
         self.parameters = trained(bench.module if self.root is None else self.root)
 
     def _only_whole(self) -> None:
-        """Refuse to shard a model that is trained in part, or whose blocks are computed twice by the bench."""
+        """Refuse to shard a model that is trained in part, or whose layers the engine would compute again."""
         if any(not parameter.requires_grad for parameter in self.bench.module.parameters()):
             fact = "asks for shards, which are written for training every weight"
             raise bad("accelerate", fact, "Leave lora_r and unfrozen_parameters out, or train without FSDP.")
-        if getattr(getattr(self.bench, "how", None), "gradient_checkpointing", False):
-            mend = "Leave it out, and set fsdp_activation_checkpointing: true in accelerate's configuration."
-            raise bad("gradient_checkpointing", "does not go with shards", mend)
+        if self.accelerator.state.fsdp_plugin.activation_checkpointing:
+            # The engine does it in the backward pass, where the model no longer attends as a packed row must.
+            mend = "Leave fsdp_activation_checkpointing out, and set gradient_checkpointing in the recipe."
+            raise bad("accelerate", "asks for activation checkpointing of its own", mend)
 
     def _only_packed(self) -> None:
         """Refuse, in every process alike, a model that makes as many passes as there are replies."""
