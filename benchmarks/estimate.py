@@ -84,13 +84,14 @@ class Kept:
 
     Attributes:
         hidden, intermediate, query: for each number of the residual stream, of the MLP, of all query heads together.
-        row: for each token of a row, which is what the block mask costs.
+        key: for each number of all key heads together, in trees of a prompt and two replies half as long: the keys and
+            values of the prompt are there once more for the second reply.
     """
 
     hidden: int
     intermediate: int
     query: int
-    row: int
+    key: int
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class Constants:
     moments: int = 8
     base: int = 4
     cast: int = 2
-    plain: Kept = Kept(24, 16, 16, 4)
-    half: Kept = Kept(26, 8, 8, 2)
+    plain: Kept = Kept(24, 16, 12, 14)
+    half: Kept = Kept(26, 8, 6, 7)
     ends: int = 12
     chunk: int = 512
     logit_copies: int = 3
@@ -134,7 +135,6 @@ class Plan:
         bf16: compute in bfloat16.
         checkpointing: keep a layer's input and compute the layer again in the backward pass.
         pass_tokens: packed tokens a forward pass of one device, ``tokens_per_batch``.
-        row: tokens of a packed row.
     """
 
     devices: int = 1
@@ -142,7 +142,6 @@ class Plan:
     bf16: bool = True
     checkpointing: bool = False
     pass_tokens: int = 2048
-    row: int = 2048
 
 
 def activations(shape: Shape, plan: Plan, constants: Constants) -> float:
@@ -152,7 +151,7 @@ def activations(shape: Shape, plan: Plan, constants: Constants) -> float:
         kept.hidden * shape.hidden
         + kept.intermediate * shape.intermediate
         + kept.query * shape.heads * shape.head
-        + kept.row * plan.row
+        + kept.key * shape.kv_heads * shape.head
     )
     inputs = 4 * shape.hidden  # of a layer that is computed again; one layer at a time is there in full
     layers = inputs * shape.layers + layer if plan.checkpointing else layer * shape.layers
@@ -225,13 +224,12 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--peak", type=float, default=9.89e14, help="operations a second of one device, dense bfloat16")
     parser.add_argument("--pass-tokens", type=int, default=8192)
-    parser.add_argument("--row", type=int, default=2048, help="tokens of a packed row")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a prompt with its reply")
     args = parser.parse_args()
     shapes = [LLAMA_8B, LLAMA_70B]
     if args.config is not None:
         shapes = [Shape.of(json.loads(args.config.read_text(encoding="utf-8")), args.config.parent.name)]
-    one = Plan(pass_tokens=args.pass_tokens, row=args.row)
+    one = Plan(pass_tokens=args.pass_tokens)
     shards = replace(one, devices=args.devices, sharded=True)
     plans = {
         "one device": one,

@@ -15,7 +15,6 @@ from tiny import make_model
 
 from truing.core.policy import Tree
 from truing.engine.score import CHUNK, score_packed
-from truing.engine.tree import pack
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "estimate.py"
 
@@ -58,7 +57,7 @@ def test_activations_are_what_autograd_keeps(
     shape = estimate.Shape.of(model.config.to_dict())
     trees = [Tree((4,) * 32, ((5,) * 16, (6,) * 16))] * 8
     tokens = sum(tree.size for tree in trees)
-    plan = estimate.Plan(bf16=bf16, pass_tokens=tokens, row=pack(trees).input_ids.shape[1])
+    plan = estimate.Plan(bf16=bf16, pass_tokens=tokens)
     constants = replace(estimate.Constants(), logit_copies=0)
     told = estimate.activations(shape, plan, constants) + estimate.memory(shape, plan, constants)["gathered"]
     assert told == pytest.approx(kept(model, trees, bf16), rel=0.03)
@@ -97,12 +96,12 @@ def test_memory_by_hand(estimate: ModuleType) -> None:
     parts = estimate.memory(shape, estimate.Plan(devices=4, sharded=True, bf16=False), constants)
     assert [parts[k] for k in ("base", "weights", "moments", "gradients")] == [4 * n, n, 2 * n, n]
     assert parts["gathered"] == 2 * 4 * (2 * layer + 80)
-    once = estimate.activations(shape, estimate.Plan(pass_tokens=10, row=5), constants)
-    assert once == 10 * (26 * 8 + 8 * 16 + 8 * 8 + 2 * 5 + 12 * 8) + 3 * 4 * 10 * 10
+    once = estimate.activations(shape, estimate.Plan(pass_tokens=10), constants)
+    assert once == 10 * (26 * 8 + 8 * 16 + 6 * 8 + 7 * 4 + 12 * 8) + 3 * 4 * 10 * 10
     two = replace(shape, layers=2)
-    plans = [estimate.Plan(pass_tokens=10, row=5, checkpointing=again) for again in (False, True)]
+    plans = [estimate.Plan(pass_tokens=10, checkpointing=again) for again in (False, True)]
     kept = [estimate.activations(two, plan, constants) - once for plan in plans]
-    assert kept == [10 * (26 * 8 + 8 * 16 + 8 * 8 + 2 * 5), 10 * 2 * 4 * 8]
+    assert kept == [10 * (26 * 8 + 8 * 16 + 6 * 8 + 7 * 4), 10 * 2 * 4 * 8]
 
 
 def test_operations_by_hand(estimate: ModuleType) -> None:

@@ -15,7 +15,6 @@ from truing.core.lazy import torch
 from truing.core.policy import Policy
 from truing.core.recipe import Recipe
 from truing.core.run import Terminal
-from truing.machine import settle_kernels
 from truing.methods._saved import load
 from truing.pipeline.arm import Made, Workshop
 from truing.pipeline.asking import BASE
@@ -47,7 +46,6 @@ class Site:
 
         os.environ.update(self.environment)
         os.chdir(self.home)
-        settle_kernels()
         torch.set_num_threads(self.threads)
         return workshop(self.recipe, self.out, resume=True, log=Terminal())
 
