@@ -27,6 +27,7 @@ class Calls:
 
     runs: list[tuple[Recipe, Path, bool]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    clusters: list[str | None] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -34,8 +35,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """A pipeline that writes down its arguments and works on nothing."""
     seen = Calls()
 
-    def run(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
+    def run(recipe: Recipe, out: Path, *, resume: bool = False, ray: str | None = None) -> Path:
         seen.runs.append((recipe, out, resume))
+        seen.clusters.append(ray)
         return out / "report.html"
 
     def evaluate(
@@ -58,6 +60,11 @@ def faults(captured: str) -> list[str]:
     """The faults on standard error, without their numbers."""
     lines = captured.splitlines()
     return [line.split(". ", 1)[1] for line in lines[1:]] if "faults:" in lines[0] else lines
+
+
+def test_arms_go_to_a_cluster_where_one_is_named(calls: Calls) -> None:
+    assert main(dpo("--ray", "10.0.0.1:6379")) == main(dpo()) == 0
+    assert calls.clusters == ["10.0.0.1:6379", None]
 
 
 def test_fields_are_options_and_assignments_alike(calls: Calls) -> None:

@@ -39,6 +39,7 @@ HEAVY = (
     "pyarrow",
     "pandas",
     "scipy",
+    "ray",
 )
 LONGEST = 300
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from truing import __version__, arguments, manual, terminal
 from truing.core.errors import Fault, InputError, RunError, bad, did_you_mean
 from truing.core.method import find, names
+from truing.engine.processes import main_process
 from truing.machine import settle_kernels
 
 if TYPE_CHECKING:
@@ -47,9 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable():
             return _dispatch(words)
     except KeyboardInterrupt as stop:
+        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+        if not main_process():
+            return code
         again = shlex.join(["truing", *words, *([] if "--resume" in words else ["--resume"])])
         print(f"\nStopped.{f' To go on from here: {again}' if 'run' in words else ''}", file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+        return code
     except Exception as error:  # whatever it is, a person gets a short message; the traceback is there for who asks
         if debug:
             traceback.print_exc()
@@ -79,6 +83,8 @@ def _terminable() -> Iterator[None]:
 
 def _tell(error: Exception, debug: bool) -> int:
     """Say what went wrong, and return the exit code."""
+    if not main_process():  # of several that a launcher started, which meet the same error, one tells it
+        return 2 if isinstance(error, InputError) else 1
     if isinstance(error, InputError):
         terminal.show_faults(error.faults)
         return 2
@@ -161,7 +167,9 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(*faults, *odd, *error.faults) from error
     if faults := [*faults, *odd, *more, *recipe.faults]:
         raise InputError(*faults)
-    print(f"Report: {pipeline.run(recipe, args.out, resume=args.resume)}")
+    page = pipeline.run(recipe, args.out, resume=args.resume, ray=args.ray)
+    if main_process():
+        print(f"Report: {page}")
 
 
 def _recipe(args: argparse.Namespace, settings: dict[str, object]) -> tuple[Recipe, list[Fault]]:

@@ -53,6 +53,9 @@ examples:
 Every field of a method is an option: --beta 0.05 and --set beta=0.05 say the same; 'truing methods NAME' lists them.
 A list of numbers sweeps the field. --data goes to what the method reads (pairs, demos, prompts ...); where it reads
 several kinds, say which: --data demos=FILE. A run that was stopped goes on with --resume.
+
+Many devices: 'accelerate launch -m truing run ...' trains in several processes, and --ray ADDRESS makes the arms of a
+comparison on a Ray cluster (docs/scaling.md).
 """,
     ),
     "evaluate": (
@@ -84,6 +87,7 @@ def add_arguments(verbs: Mapping[str, argparse.ArgumentParser]) -> None:
     run.add_argument("--donor", action="append", default=[], metavar="NAME=MODEL", help="a donor model; repeatable")
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field; repeatable")
     run.add_argument("--resume", action="store_true", help="go on with a run that was stopped, or keep a finished one")
+    run.add_argument("--ray", metavar="ADDRESS", help="make the arms on a Ray cluster; 'local' starts one here")
     verbs["evaluate"].add_argument("target", metavar="MODEL", help="a folder, a Hub name, or smollm2")
     _shared(verbs["evaluate"])
     verbs["report"].add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a folder that a run wrote")

@@ -18,6 +18,7 @@ from truing.core.run import Run
 from truing.engine import cache as cached
 from truing.methods.preference.dpo import DPO
 from truing.models.local import Local
+from truing.pipeline import arm as one_arm
 from truing.pipeline import asking, evaluate, run, study
 
 ARMS = ["base", "exemplars", "best_of_n/n=2", "best_of_n/n=4", "dpo/beta=0.1", "merge/weight=0.5"]
@@ -184,9 +185,9 @@ def test_an_interrupted_run_is_taken_up_as_if_nothing_had_been(
     card = out / "arms" / "exemplars" / "README.md"
     card.unlink()  # as if the power had gone a moment later
     asked: list[str] = []
-    whole = study.measure
+    whole = one_arm.measure
     monkeypatch.setattr(
-        study, "measure", lambda names, pool, **rest: asked.append(pool.arm) or whole(names, pool, **rest)
+        one_arm, "measure", lambda names, pool, **rest: asked.append(pool.arm) or whole(names, pool, **rest)
     )
     run(recipe, out, resume=True)
     assert asked == ARMS[4:], "what was measured before is not measured again"

@@ -49,6 +49,10 @@ class InputError(TruingError):
         self.faults: Sequence[Fault] = faults
         super().__init__("\n".join(str(fault) for fault in faults))
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[Fault, ...]]:
+        """With its faults, also where another process raises it again."""
+        return type(self), tuple(self.faults)
+
 
 class RunError(TruingError):
     """Work that began and could not be finished: a NaN loss, an endpoint that went away, a full disk."""

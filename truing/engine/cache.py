@@ -18,6 +18,7 @@ from truing.core.policy import Chat, Draw, Editable, Policy, Sampling, Tree
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet, Run
 from truing.engine.precision import Precision, autocast
+from truing.engine.processes import ALONE, Processes, here, shares
 
 T = TypeVar("T")
 RACE = "race 1"  # how random numbers become tokens: what was drawn in another way is not taken up
@@ -48,6 +49,7 @@ def remember(
     write: Callable[[Path, T], None],
     log: Log | None = None,
     found: str = "",
+    processes: Processes = ALONE,
 ) -> T:
     """What is kept under ``path``, or else made and kept there.
 
@@ -58,20 +60,26 @@ def remember(
         path: of the entry; None keeps nothing.
         read, write: of an entry; ``read`` raises where it is damaged.
         found: what the log says of a hit.
+        processes: those that make it together: all read it or all make it, and the main one keeps it.
     """
     log = log or Quiet()
     if path is None:
         return make()
-    if os.path.exists(path):  # unlike Path.exists, False also where a folder above may not be read
+    # Unlike Path.exists, os.path's is False also where a folder above may not be read.
+    if processes.once(lambda: os.path.exists(path)):
+        damaged = False
         try:
             value = read(path)
         except file_errors(ValueError, LookupError, TypeError, AttributeError) as error:
             log.say(f"warning: the cache entry {path} is unreadable ({error}); computing it again")
-        else:
+            damaged = True
+        if not any(processes.gathered(damaged)):
             if found:
                 log.say(found)
             return value
     value = make()
+    if not processes.main:
+        return value
     try:
         write_atomically(path, lambda file: write(file, value))
         sweep(path.parent, older=DAY)
@@ -88,11 +96,11 @@ def reference_logprobs(
     Per token and not per sequence, so that every loss, averaged, truncated or summed, can use one pass. In the
     precision of the policy's passes, whose rounding then cancels: before the first update policy and base are one.
     """
-    counts = [len(reply) for tree in trees for reply in tree.replies]
+    counts, processes = [len(reply) for tree in trees for reply in tree.replies], here()
 
     def score() -> list[torch.Tensor]:
         with autocast(precision):
-            return base.tree_logprobs(trees, run.log)
+            return _together(base, trees, run.log, processes)
 
     def read(file: Path) -> list[torch.Tensor]:
         from safetensors.torch import load_file
@@ -111,7 +119,16 @@ def reference_logprobs(
     if run.cache is not None:
         path = run.cache / "logprobs" / f"{digest(base.fingerprint, tree_digest(trees), precision)[:40]}.safetensors"
     hit = f"  reference log-probabilities: from the cache ({len(counts)} replies)"
-    return remember(path, score, read=read, write=write, log=run.log, found=hit)
+    return remember(path, score, read=read, write=write, log=run.log, found=hit, processes=processes)
+
+
+def _together(base: Editable, trees: Sequence[Tree], log: Log, processes: Processes) -> list[torch.Tensor]:
+    """``base.tree_logprobs``, each process scoring its share of the trees."""
+    parts = shares([tree.size for tree in trees], processes.count)
+    found = processes.gathered(base.tree_logprobs([trees[i] for i in parts[processes.index]], log))
+    replies = [iter(part) for part in found]
+    owner = {i: at for at, part in enumerate(parts) for i in part}
+    return [next(replies[owner[i]]) for i, tree in enumerate(trees) for _ in tree.replies]
 
 
 def draws(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from truing.core.errors import RunError, bad, differences
 from truing.core.files import file_errors, sweep, write_atomically
+from truing.engine.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from truing.core.lazy import torch
@@ -36,12 +37,21 @@ class Checkpoint:
 
     Args:
         origin: plain values that decide the training; a checkpoint of other values is not taken up.
+        processes: those that train together. Each gives its part of the state, and the main one writes.
     """
 
-    def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, origin: Mapping[str, Any], processes: Processes = ALONE) -> None:
         self.file, self.origin = folder / "state.safetensors", json.loads(json.dumps(origin, default=str))
+        self.processes = processes
         self.asked: int | None = None
         self._handlers: dict[int, Any] = {}
+
+    def agreed(self) -> bool:
+        """Whether a signal asked for it, in whichever process: all save it, and then all are sent that signal."""
+        asked = [number for number in self.processes.gathered(self.asked) if number is not None]
+        if asked:
+            self.asked = asked[0]
+        return bool(asked)
 
     def save(self, loop: Resumable) -> None:
         """Replace the checkpoint; then deliver the signal that asked for it, if one did.
@@ -50,9 +60,14 @@ class Checkpoint:
             RunError: the disk is full or cannot be written to, or the state is not finite; the checkpoint before this
                 one is still there.
         """
+        tensors, plain = loop.state()
+        self.processes.once(lambda: self._write(tensors, plain))
+        if self.agreed():
+            self._deliver()
+
+    def _write(self, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        tensors, plain = loop.state()
         if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise RunError(
                 f"step {plain['step']}: {odd[0]} is not finite; no checkpoint was saved. Lower learning_rate."
@@ -60,8 +75,6 @@ class Checkpoint:
         plainly = {"truing": json.dumps({**plain, "origin": self.origin})}
         own = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_atomically(self.file, lambda file: save_file(own, file, metadata=plainly))
-        if self.asked is not None:
-            self._deliver()
 
     def load(self, loop: Resumable) -> int:
         """Restore the state; the step it stands at, 0 where there is none.
@@ -72,7 +85,8 @@ class Checkpoint:
         """
         from safetensors import safe_open
 
-        sweep(self.file.parent)
+        if self.processes.main:
+            sweep(self.file.parent)
         if not self.file.exists():
             return 0
         try:
@@ -108,7 +122,8 @@ class Checkpoint:
             self._deliver()
         self.asked = number
         # Past the log and the buffers of Python, in which the signal may have come.
-        os.write(2, b"\n  stopping after this step, with a checkpoint; once more stops at once\n")
+        if self.processes.main:
+            os.write(2, b"\n  stopping after this step, with a checkpoint; once more stops at once\n")
 
     def _deliver(self) -> None:
         number, self.asked = self.asked, None

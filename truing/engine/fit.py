@@ -1,7 +1,8 @@
 """The training loop: one for every family that trains.
 
 A step is a number of examples; how they are cut into forward passes is a matter of memory and changes nothing:
-losses and their normalisers are summed over the whole step, so padding, packing, order and accumulation cancel.
+losses and their normalisers are summed over the whole step, so padding, packing, order, accumulation and the number
+of processes cancel.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from truing.core.errors import RunError, bad
-from truing.core.lazy import torch
-from truing.core.policy import Editable, Tree
+from truing.core.policy import Editable, Tree, Workbench
 from truing.core.run import Run
 from truing.engine.cache import digest, tree_digest
 from truing.engine.loop import Loop
@@ -45,16 +45,19 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
         raise bad("", "there is nothing to train on", "Give at least one example that the data contract keeps.")
     per_epoch = math.ceil(len(train) / settings.step_size)
     total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
-    bench = base.open(settings, run.rng("fit", "adapter").integer())
+
+    def opened() -> Workbench:
+        return base.open(settings, run.rng("fit", "adapter").integer())
+
+    bench = opened()
     bench.collisions = objective.collisions
     origin = decided(base, trees, objective, settings, run, total) if run.work is not None else {}
     loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
     with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():
         loop.go()
-    for name, parameter in bench.module.named_parameters():
-        if not torch.isfinite(parameter).all():  # the last update has no loss after it that would show it
-            raise RunError(f"step {total}: {name} is not finite; nothing was saved. Lower learning_rate.")
-    return bench.close()
+    if (name := loop.spread.not_finite()) is not None:  # the last update has no loss after it that would show it
+        raise RunError(f"step {total}: {name} is not finite; nothing was saved. Lower learning_rate.")
+    return loop.spread.close(opened)
 
 
 def decided(

@@ -16,18 +16,8 @@ from truing.engine.memory import device_peak, resident
 from truing.engine.meter import HEED, Meter
 from truing.engine.precision import autocast
 from truing.engine.settings import Objective, Training, learning_rate
-from truing.engine.tree import batches
+from truing.engine.spread import Spread, placed, trained
 from truing.engine.verdicts import READS, findings
-
-
-def _accelerator(precision: str) -> Any:
-    """An accelerator of this precision; its state is the process's, and two arms may differ in it."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
 
 
 class Loop:
@@ -48,22 +38,32 @@ class Loop:
     ) -> None:
         self.trees, self.objective, self.settings, self.run = trees, objective, settings, run
         self.train, self.held_out, self.total, self.per_epoch = train, held_out, total, per_epoch
-        self.accelerator = _accelerator("bf16" if settings.bf16 else "no")
-        if self.accelerator.num_processes > 1:
-            raise bad("", "training runs in one process so far", "Start it without a multi-process launcher.")
         self.bench = bench
-        self.parameters = [p for p in bench.module.parameters() if p.requires_grad]
+        parameters = trained(bench.module)
         groups = [
-            {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
-        self.checkpoint = Checkpoint(run.work / "checkpoint", origin) if run.work is not None else None
+        first = [trees[i] for i in sorted(train, key=lambda i: (trees[i].size, i))[:2]]
+        self.spread = Spread(bench, self.optimiser, "bf16" if settings.bf16 else "no", first)
+        self.parameters, self.processes = self.spread.parameters, self.spread.processes
+        self._refuse()
+        self.checkpoint = Checkpoint(run.work / "checkpoint", origin, self.processes) if run.work is not None else None
         self.step = self.tokens = self.resident = 0
         self.rate = 0.0
-        self.meter = Meter()
+        self.meter = Meter(self.processes.add)
         self.rows: list[dict[str, float]] = []  # what verdicts read of the rows so far
         self.told: set[str] = set()
+
+    def _refuse(self) -> None:
+        """Refuse an objective that needs more than a process has."""
+        if self.objective.survey is not None and self.processes.count > 1:
+            fact = "ranks the examples of a whole step, of which each process sees a part"
+            raise bad(type(self.settings).__name__, fact, "Train it in one process.")
+        if self.objective.companion is not None and self.spread.sharded:
+            fact = "has a reference that moves along with the weights, of which each process holds a part"
+            raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
 
     def go(self) -> None:
         """From the first step, or the last checkpoint, to the end."""
@@ -79,7 +79,7 @@ class Loop:
             if self.held_out and (self._due(self.settings.eval_steps) or self.step == self.total):
                 self._evaluate()
             due = self._due(self.settings.save_steps) and self.step < self.total
-            if self.checkpoint is not None and (due or self.checkpoint.asked):
+            if self.checkpoint is not None and (self.checkpoint.agreed() or due):
                 self.checkpoint.save(self)
             self.run.log.progress("training", self.step, self.total, f"{self.speed:.0f} tokens/s")
         for finding in findings(self.rows):
@@ -106,21 +106,22 @@ class Loop:
         self.bench.module.eval()
         self.optimiser.zero_grad(set_to_none=True)
         sums = []
-        parts = self._parts(members)
-        self._survey(parts)
-        for numbers in parts:
+        passes = self.spread.passes(self.trees, members, self.settings.tokens_per_batch)
+        self._survey([numbers for numbers, _ in passes])
+        for numbers, counts in passes:
             with autocast(self.settings.precision):
-                scores = self.bench.score([self.trees[i] for i in numbers])
+                scores = self.spread.score([self.trees[i] for i in numbers])
             losses, metrics = self.objective.loss(scores, numbers)
-            self.meter.add(metrics)
-            self.meter.add({"loss": losses}, sum(self.objective.weights[i] for i in numbers))
+            self._take_in(self.meter, losses, metrics, numbers, counts=counts)
             sums.append(losses.detach().sum())
-            if self.objective.inspect is not None and self.settings.logging_steps:
+            # Shards show the gradient of no single pair, and no hidden state: nothing is measured of them.
+            if self.objective.inspect is not None and self.settings.logging_steps and not self.spread.sharded:
                 with autocast(self.settings.precision):
-                    self.meter.add(self.objective.inspect(self.bench, scores, numbers))
+                    found = self.objective.inspect(self.bench, scores, numbers)
+                self.meter.add(found, counts=counts)
             self.resident = max(self.resident, resident())  # here all that the backward pass needs is held
-            self.accelerator.backward(losses.sum() / weight)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
+            self.spread.backward(losses.sum() * float(counts) / weight)
+        norm = self.spread.clip(self.settings.max_grad_norm or math.inf)
         self.meter.watch(self.step + 1, torch.stack(sums).sum() / weight, norm)
         clipped = norm > (self.settings.max_grad_norm or math.inf)
         self.meter.add({"grad_norm": norm[None], "clipped": clipped[None]})
@@ -134,17 +135,25 @@ class Loop:
         self.tokens += sum(self.trees[i].size for i in members)
         self.rate = rate
 
-    def _parts(self, members: Sequence[int]) -> list[list[int]]:
-        """Examples by the forward pass that they go in, the same order whatever the cut."""
-        cut = batches([self.trees[i] for i in members], self.settings.tokens_per_batch)
-        return [[members[k] for k in part] for part in cut]
+    def _take_in(
+        self,
+        meter: Meter,
+        losses: torch.Tensor,
+        metrics: Mapping[str, torch.Tensor],
+        numbers: Sequence[int],
+        *,
+        counts: bool,
+    ) -> None:
+        """Metrics are means over examples, the loss one over their weights."""
+        meter.add(metrics, counts=counts)
+        meter.add({"loss": losses}, sum(self.objective.weights[i] for i in numbers), counts=counts)
 
     def _survey(self, parts: Sequence[Sequence[int]]) -> None:
         """Show an objective that asks for it a whole step at once, before any of its losses."""
         if self.objective.survey is None:
             return
         with torch.no_grad(), autocast(self.settings.precision):
-            scores = [self.bench.score([self.trees[i] for i in part]) for part in parts]
+            scores = [self.spread.score([self.trees[i] for i in part]) for part in parts]
         counts = torch.cat([part.counts for part in scores])
         owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         tokens = torch.cat([part.tokens for part in scores])
@@ -167,21 +176,22 @@ class Loop:
         self.told |= {finding.kind for finding in new}
 
     def _evaluate(self) -> None:
-        meter, parts = Meter(), self._parts(self.held_out)
-        self._survey(parts)
+        meter = Meter(self.processes.add)
+        passes = self.spread.passes(self.trees, self.held_out, self.settings.tokens_per_batch)
+        self._survey([numbers for numbers, _ in passes])
         with torch.no_grad(), autocast(self.settings.precision):
-            for numbers in parts:
-                losses, metrics = self.objective.loss(self.bench.score([self.trees[i] for i in numbers]), numbers)
-                meter.add(metrics)
-                meter.add({"loss": losses}, sum(self.objective.weights[i] for i in numbers))
+            for numbers, counts in passes:
+                losses, metrics = self.objective.loss(self.spread.score([self.trees[i] for i in numbers]), numbers)
+                self._take_in(meter, losses, metrics, numbers, counts=counts)
         self.run.log.metrics({"step": self.step, **{f"eval_{name}": mean for name, mean in meter.read().items()}})
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and plain values that decide everything from here on."""
-        tensors = {f"weight.{i}": p.detach() for i, p in enumerate(self.parameters)}
+        """Tensors and plain values that decide everything from here on; gathered, whatever they are spread over."""
+        tensors: dict[str, torch.Tensor] = {}
         for i, parameter in enumerate(self.parameters):
-            for name, value in self.optimiser.state[parameter].items():
-                tensors[f"optimiser.{i}.{name}"] = value
+            named = {f"optimiser.{i}.{name}": value for name, value in self.optimiser.state[parameter].items()}
+            for name, value in {f"weight.{i}": parameter.detach(), **named}.items():
+                tensors[name] = self.spread.kept(value)
         if self.objective.companion is not None:
             tensors |= {f"companion.{name}": value for name, value in self.objective.companion.state().items()}
         plain = {"step": self.step, "tokens": self.tokens, "rows": self.rows, "told": sorted(self.told)}
@@ -191,13 +201,13 @@ class Loop:
         """The inverse of :meth:`state`."""
         with torch.no_grad():
             for i, parameter in enumerate(self.parameters):
-                parameter.copy_(tensors[f"weight.{i}"])
+                parameter.copy_(placed(tensors[f"weight.{i}"], parameter))
                 start = f"optimiser.{i}."
-                found = {k.removeprefix(start): v.clone() for k, v in tensors.items() if k.startswith(start)}
-                self.optimiser.state[parameter] = found
+                found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+                self.optimiser.state[parameter] = {k: placed(v.clone(), parameter) for k, v in found.items()}
         if self.objective.companion is not None:
             found = {k.removeprefix("companion."): v for k, v in tensors.items() if k.startswith("companion.")}
             self.objective.companion.restore(found)
         self.step, self.tokens, self.rows = plain["step"], plain["tokens"], list(plain["rows"])
         self.told = set(plain["told"])
-        self.meter.restore(plain["meter"])
+        self.meter.restore(plain["meter"], mine=self.processes.main)

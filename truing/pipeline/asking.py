@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from truing.core.method import find
 from truing.core.policy import Policy
 from truing.core.recipe import Point, Recipe
 from truing.core.rng import Rng
@@ -18,6 +20,7 @@ from truing.methods.rerank._family import Reranked, RerankMethod
 from truing.pipeline.inputs import Inputs
 from truing.probes.pool import Pool
 
+BASE = Point("base", "base", ())
 SHOWN = 12  # prompts whose replies the report shows
 
 
@@ -37,16 +40,18 @@ class Choice:
         return self.method.weights(scores)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Asking:
-    """Pools of draws by arm. A reranking arm shares the pool of the policy behind it."""
+    """How the arms of a recipe are asked.
+
+    A reranking arm shares the pool of the policy behind it. Recipe and arm decide the stream and the number of draws,
+    and not what ran before, so arms can be asked in any order and in different places.
+    """
 
     recipe: Recipe
     inputs: Inputs
-    base: Policy
     cache: Path
     log: Log
-    pools: dict[str, Pool] = field(default_factory=dict)
     passages: int = 24
 
     @property
@@ -55,33 +60,37 @@ class Asking:
         s = self.recipe.sampling
         return s.temperature == 1 and s.top_p == 1 and s.top_k == 0 and s.min_p == 0
 
-    def needed(self, arm: str) -> int:
+    def alike(self, point: Point) -> list[Point]:
+        """The points with the same policy behind them as this one, itself included, in the recipe's order."""
+        wanted = self._behind(point)
+        return [other for other in (BASE, *self.recipe.points) if self._behind(other) == wanted]
+
+    def _behind(self, point: Point) -> str:
+        """What makes the policy that an arm draws from: its steps that give one, less a last one that reranks."""
+        steps = (*self.recipe.shared, *point.steps) if point is not BASE else ()
+        if steps and _reranks(steps[-1].method):
+            steps = steps[:-1]
+        made = [[step.method, step.settings] for step in steps if issubclass(find(step.method).card.gives, Policy)]
+        return json.dumps([made, dict(point.donors) if made else {}], sort_keys=True, default=str)
+
+    def needed(self, point: Point) -> int:
         """Draws a prompt: enough that a reranker's best and an opponent come from one pool."""
-        widest = 0
-        for point in self.recipe.points:
-            last = point.steps[-1] if point.steps else None
-            # The base is the pool of every arm that only reranks; an arm that trains first has its own.
-            asked = point.name == arm or (arm == "base" and len(point.steps) == 1)
-            if asked and last is not None and last.method.startswith("rerank/"):
-                widest = max(widest, int(getattr(last.build(), "n", 0)))
+        lasts = [other.steps[-1] for other in self.alike(point) if other.steps]
+        widest = max((int(getattr(last.build(), "n", 0)) for last in lasts if _reranks(last.method)), default=0)
         return max(int(self.recipe.evaluate["draws"]), widest + 1 if widest else 0)
 
-    def ask(self, arm: str, policy: Policy) -> Pool:
-        """The pool of an arm, drawn once."""
+    def ask(self, point: Point, policy: Policy, base: Pool | None) -> Pool:
+        """The pool of an arm: the base's where its draws are the base's own, else one that is drawn."""
         behind, choose = (policy.base, Choice(policy.method)) if isinstance(policy, Reranked) else (policy, None)
-        known = next((pool for pool in self.pools.values() if pool.source == behind.fingerprint), None)
-        if known is not None and (choose is None or len(known.draws[0] if known.draws else ()) > choose.n):
-            pool = Pool(arm, known.source, known.chats, known.draws, known.scores, choose)
-        else:
-            pool = self._drawn(arm, behind, choose)
-        self.pools[arm] = pool
-        return pool
-
-    def _drawn(self, arm: str, policy: Policy, choose: Callable[[Any], Any] | None) -> Pool:
-        chats, n = list(self.inputs.prompts), self.needed(arm)
-        stream = Rng(self.recipe.seed).child("evaluate", arm)  # arms are drawn independently
+        if base is not None and base.source == behind.fingerprint:
+            width = len(base.draws[0]) if base.draws else 0
+            if choose is None or width > choose.n:
+                return Pool(point.name, base.source, base.chats, base.draws, base.scores, choose)
+        chats, n = list(self.inputs.prompts), self.needed(point)
+        # Arms are drawn independently, but for those with one policy behind them: they share its draws.
+        stream = Rng(self.recipe.seed).child("evaluate", self.alike(point)[0].name)
         made = (
-            draws(policy, chats, n=n, sampling=self.recipe.sampling, rng=stream, cache=self.cache, log=self.log)
+            draws(behind, chats, n=n, sampling=self.recipe.sampling, rng=stream, cache=self.cache, log=self.log)
             if chats
             else []
         )
@@ -90,25 +99,29 @@ class Asking:
         if judge is not None and chats and not judge.pairwise:
             flat = [(chat, draw.text) for chat, row in zip(chats, made, strict=True) for draw in row]
             scores = np.array(judge.score([c for c, _ in flat], [t for _, t in flat]), dtype=float).reshape(-1, n)
-        return Pool(arm, policy.fingerprint, chats, made, scores, choose)
+        return Pool(point.name, behind.fingerprint, chats, made, scores, choose)
 
-    def tokens_per_reply(self, pool: Pool) -> float | None:
-        """Tokens generated for one reply that is given back."""
-        lengths = [len(draw.token_ids) for row in pool.draws for draw in row]
-        times = getattr(pool.choose, "n", 1) if pool.choose is not None else 1
-        return float(np.mean(lengths)) * times if lengths and any(lengths) else None
+    def samples(self, pools: Mapping[str, Pool]) -> list[dict[str, Any]]:
+        """For the report: some prompts with the reply of every arm, in the order of ``pools``."""
+        return [self._sample(i, list(pools.values())) for i in range(len(self.inputs.prompts[:SHOWN]))]
 
-    def samples(self, points: Sequence[Point]) -> list[dict[str, Any]]:
-        """For the report: some prompts with the reply of every arm."""
-        rows = []
-        for i, chat in enumerate(list(self.inputs.prompts)[:SHOWN]):
-            replies = []
-            for point in points:
-                pool = self.pools[point.name]
-                # A reranker shows the draw that it gives back most often, every other arm its first.
-                at = int(np.argmax(pool.choose(pool.scores[i]))) if pool.choose is not None else 0
-                draw = pool.draws[i][at]
-                score = float(pool.scores[i][at]) if self.inputs.evidence.judge is not None else None
-                replies.append({"arm": point.name, "text": draw.text, "score": score, "finish": draw.finish})
-            rows.append({"chat": [{"role": m.role, "content": m.content} for m in chat], "replies": replies})
-        return rows
+    def _sample(self, i: int, pools: Sequence[Pool]) -> dict[str, Any]:
+        replies = []
+        for pool in pools:
+            # A reranker shows the draw that it gives back most often, every other arm its first.
+            at = int(np.argmax(pool.choose(pool.scores[i]))) if pool.choose is not None else 0
+            draw = pool.draws[i][at]
+            score = float(pool.scores[i][at]) if self.inputs.evidence.judge is not None else None
+            replies.append({"arm": pool.arm, "text": draw.text, "score": score, "finish": draw.finish})
+        return {"chat": [{"role": m.role, "content": m.content} for m in self.inputs.prompts[i]], "replies": replies}
+
+
+def tokens_per_reply(pool: Pool) -> float | None:
+    """Tokens generated for one reply that is given back."""
+    lengths = [len(draw.token_ids) for row in pool.draws for draw in row]
+    times = getattr(pool.choose, "n", 1) if pool.choose is not None else 1
+    return float(np.mean(lengths)) * times if lengths and any(lengths) else None
+
+
+def _reranks(method: str) -> bool:
+    return method.startswith("rerank/")

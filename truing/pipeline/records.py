@@ -16,6 +16,7 @@ from truing import __version__
 from truing.core.errors import Fault, InputError, bad, differences
 from truing.core.files import write_text
 from truing.core.recipe import Point, Recipe
+from truing.pipeline.arm import Made
 from truing.pipeline.inputs import Inputs
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "datasets", "numpy", "safetensors")
@@ -138,7 +139,7 @@ class Record:
         self.write()
         return False
 
-    def arm(self, point: Point, *, artefact: str | None, seconds: float, training: str | None) -> None:
+    def arm(self, point: Point, made: Made) -> None:
         """An arm that is made and measured."""
         self.facts["arms"] = [arm for arm in self.facts["arms"] if arm["name"] != point.name]
         self.facts["arms"].append({
@@ -146,9 +147,9 @@ class Record:
             "curve": point.curve,
             "dial": list(point.dial) if point.dial else None,
             "steps": [step.method for step in point.steps],
-            "artefact": artefact,
-            "seconds": round(seconds, 3),
-            "training": training,
+            "artefact": f"arms/{point.name}" if point.steps else None,
+            "seconds": round(made.seconds, 3),
+            "training": made.training,
         })  # fmt: skip
         self.write()
 

@@ -1,0 +1,149 @@
+"""What one of several processes does in the tests of processes: ``together.py FOLDER [fsdp]``, under a launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fitting import LENGTHS, TREES, likelihood, train
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny import Notes, make_local
+
+from truing.core.errors import InputError, RunError, bad
+from truing.core.policy import Editable, TreeScores, Workbench
+from truing.core.run import Run
+from truing.engine.cache import reference_logprobs
+from truing.engine.fit import Objective, Training, fit
+from truing.engine.processes import Processes, here
+from truing.engine.spread import Spread
+from truing.models.local import Local
+
+STEPS = {"save_steps": 2, "max_steps": 5, "eval_fraction": 0.2}
+"""The run that is stopped and taken up by another number of processes."""
+
+
+def shard_on_the_processor() -> None:
+    """Have accelerate take the processor for an accelerator: it reads a launch's FSDP settings nowhere else."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    here()
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def messages(processes: Processes) -> dict[str, object]:
+    """What passes between processes, and errors that all of them meet."""
+
+    def refused() -> int:
+        raise bad("here", "is a fault", "Mend it.")
+
+    told: dict[str, object] = {
+        "once": processes.once(lambda: processes.index),
+        "gathered": processes.gathered(processes.index),
+        "totals": processes.totals({"b": 1.5, "a": float(processes.index)}),
+    }
+    try:
+        processes.once(refused)
+    except InputError as error:
+        told["refused"] = str(error.faults[0].mend)
+    return told
+
+
+def interrupted(processes: Processes, base: Local, folder: Path) -> list[int]:
+    """A signal that reaches the second process alone stops both, at a checkpoint: the steps that it is of."""
+    sent: list[int] = []
+
+    def loss(scores: TreeScores, numbers: Sequence[int]) -> Any:
+        if processes.index == 1 and not sent:
+            sent.append(1)
+            signal.raise_signal(signal.SIGINT)
+        return likelihood(scores, numbers)
+
+    try:
+        train(base, run=Run(work=folder / "interrupted"), loss=loss, **STEPS)
+    except KeyboardInterrupt:
+        processes.wait()
+        with safe_open(folder / "interrupted" / "checkpoint" / "state.safetensors", framework="pt") as file:
+            return [json.loads(file.metadata()["truing"])["step"]]
+    return []
+
+
+class Still:
+    """A companion that does nothing."""
+
+    def follow(self, module: torch.nn.Module, step: int) -> None: ...
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None: ...
+
+
+def refusals(base: Local) -> list[str]:
+    """What is not done by several processes, or not as shards."""
+    found = []
+    asked: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"survey": lambda scores, numbers: None}, {}),
+        ({"companion": Still()}, {"max_steps": 1}),
+        ({}, {"lora_r": 2, "max_steps": 1}),
+        ({}, {"unfrozen_parameters": ("norm",), "max_steps": 1}),
+    ]
+    for parts, settings in [*asked, ({}, {"max_steps": 1})]:
+        if not parts and len(settings) == 1:
+            os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = "true"  # the last case of all
+        try:
+            objective = Objective(LENGTHS, likelihood, **parts)
+            fit(base, TREES, objective, Training(learning_rate=1e-3, **settings), Run())
+        except InputError as error:
+            found.append(error.faults[0].fact)
+    os.environ.pop("FSDP_ACTIVATION_CHECKPOINTING")
+    return found
+
+
+def main(folder: Path) -> None:
+    """Train in the ways that the tests compare, and leave what came of it."""
+    processes = here()
+    notes, base, kinds = Notes(), make_local(), set[str]()
+    close = Spread.close
+
+    def watched(spread: Spread, opened: Callable[[], Workbench]) -> Editable:
+        kinds.update(type(parameter).__name__ for parameter in spread.parameters)
+        return close(spread, opened)
+
+    Spread.close = watched  # type: ignore[method-assign] # to see what was trained: whole weights or shards of them
+    kept: dict[str, Local] = {"tied": train(make_local("qwen2"), per_device_train_batch_size=4)}
+    kept["plain"] = train(base, run=Run(log=notes), per_device_train_batch_size=4, tokens_per_batch=40)
+    kept["recomputed"] = train(base, per_device_train_batch_size=4, gradient_checkpointing=True)
+    kept["few"] = train(base, per_device_train_batch_size=1)  # fewer examples a step than processes
+    again = Notes()
+    kept["resumed"] = train(base, run=Run(work=folder / "by_one", resume=True, log=again), **STEPS)
+    try:
+        train(base, run=Run(work=folder / "by_two", log=Notes(stop_at=4)), **STEPS)
+    except KeyboardInterrupt:
+        processes.wait()
+    told = messages(processes)
+    told |= {"taken up": again.said, "stopped": interrupted(processes, base, folder), "not spread": refusals(base)}
+    try:  # a loss that only the process with the longest example sees
+        worst = max(range(len(TREES)), key=lambda i: TREES[i].size)
+        train(base, loss=lambda s, n: (likelihood(s, n)[0] + (torch.nan if worst in n else 0.0), {}))
+    except RunError as error:
+        told["not finite"] = str(error)
+    told["reference"] = [t.tolist() for t in reference_logprobs(base, TREES, Run(cache=folder / "cache"))]
+    told["kinds"] = sorted(kinds)
+    every = processes.gathered(told)
+    if processes.main:
+        for name, policy in kept.items():
+            save_file({k: v.detach().contiguous() for k, v in policy.weights().items()}, folder / f"{name}.safetensors")
+        (folder / "told.json").write_text(json.dumps({"every": every, "rows": notes.rows}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if "fsdp" in sys.argv:
+        shard_on_the_processor()
+    main(Path(sys.argv[1]))
