@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from tiny import Notes
 
     from truing.models.local import Local
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job; the tests of Ctrl-C send one
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
