@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from truing.machine import settle_kernels
+
 settings.register_profile("truing", deadline=None, derandomize=True, database=None)
 settings.load_profile("truing")
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from truing.models.local import Local
 
+
+settle_kernels()  # as the command line does, before torch loads: the same sums in this process and in those it starts
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job; the tests of Ctrl-C send one
     signal.signal(signal.SIGINT, signal.default_int_handler)
