@@ -244,7 +244,7 @@ class TestResume:
         with pytest.raises(KeyboardInterrupt):
             train(tiny_policy, run=Run(work=tmp_path, log=Notes(stop_at=5)), **settings)
         with safe_open(tmp_path / "checkpoint" / "state.safetensors", framework="pt") as file:
-            held = sum(file.get_tensor(key).numel() for key in file.keys() if key.startswith("weight."))  # noqa: SIM118
+            held = sum(file.get_tensor(key).numel() for key in file.keys() if key.startswith("weight."))  # noqa: SIM118 - no mapping
         assert held == wanted.trained_parameters
         notes = Notes()
         resumed = train(tiny_policy, run=Run(work=tmp_path, resume=True, log=notes), **settings)

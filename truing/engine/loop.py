@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from truing.core.errors import bad
@@ -106,11 +106,7 @@ class Loop:
         self.bench.module.eval()
         self.optimiser.zero_grad(set_to_none=True)
         sums = []
-        passes = self.spread.passes(self.trees, members, self.settings.tokens_per_batch)
-        self._survey([numbers for numbers, _ in passes])
-        for numbers, counts in passes:
-            with autocast(self.settings.precision):
-                scores = self.spread.score([self.trees[i] for i in numbers])
+        for numbers, counts, scores in self._scored(members):
             losses, metrics = self.objective.loss(scores, numbers)
             self._take_in(self.meter, losses, metrics, numbers, counts=counts)
             sums.append(losses.detach().sum())
@@ -148,16 +144,28 @@ class Loop:
         meter.add(metrics, counts=counts)
         meter.add({"loss": losses}, sum(self.objective.weights[i] for i in numbers), counts=counts)
 
-    def _survey(self, parts: Sequence[Sequence[int]]) -> None:
-        """Show an objective that asks for it a whole step at once, before any of its losses."""
-        if self.objective.survey is None:
-            return
-        with torch.no_grad(), autocast(self.settings.precision):
-            scores = [self.spread.score([self.trees[i] for i in part]) for part in parts]
-        counts = torch.cat([part.counts for part in scores])
-        owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        tokens = torch.cat([part.tokens for part in scores])
-        self.objective.survey(TreeScores(tokens, owner, counts), [i for part in parts for i in part])
+    def _scored(self, members: Sequence[int]) -> Iterator[tuple[list[int], bool, TreeScores]]:
+        """This process's passes over some examples, with their scores and whether they count.
+
+        An objective that asks for it is shown all of them at once before the first: by a pass of its own without
+        gradient, or where one pass holds them all, by that.
+        """
+        passes = self.spread.passes(self.trees, members, self.settings.tokens_per_batch)
+        survey = self.objective.survey
+        if survey is not None and len(passes) > 1:
+            with torch.no_grad():
+                survey(
+                    _joined([self._score(numbers) for numbers, _ in passes]), [i for part, _ in passes for i in part]
+                )
+        for numbers, counts in passes:
+            scores = self._score(numbers)
+            if survey is not None and len(passes) == 1:
+                survey(_joined([scores]), numbers)
+            yield numbers, counts, scores
+
+    def _score(self, numbers: Sequence[int]) -> TreeScores:
+        with autocast(self.settings.precision):
+            return self.spread.score([self.trees[i] for i in numbers])
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -177,11 +185,9 @@ class Loop:
 
     def _evaluate(self) -> None:
         meter = Meter(self.processes.add)
-        passes = self.spread.passes(self.trees, self.held_out, self.settings.tokens_per_batch)
-        self._survey([numbers for numbers, _ in passes])
-        with torch.no_grad(), autocast(self.settings.precision):
-            for numbers, counts in passes:
-                losses, metrics = self.objective.loss(self.spread.score([self.trees[i] for i in numbers]), numbers)
+        with torch.no_grad():
+            for numbers, counts, scores in self._scored(self.held_out):
+                losses, metrics = self.objective.loss(scores, numbers)
                 self._take_in(meter, losses, metrics, numbers, counts=counts)
         self.run.log.metrics({"step": self.step, **{f"eval_{name}": mean for name, mean in meter.read().items()}})
 
@@ -211,3 +217,10 @@ class Loop:
         self.step, self.tokens, self.rows = plain["step"], plain["tokens"], list(plain["rows"])
         self.told = set(plain["told"])
         self.meter.restore(plain["meter"], mine=self.processes.main)
+
+
+def _joined(parts: Sequence[TreeScores]) -> TreeScores:
+    """The scores of several passes as those of one, without gradient."""
+    counts = torch.cat([part.counts for part in parts])
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    return TreeScores(torch.cat([part.tokens.detach() for part in parts]), owner, counts)

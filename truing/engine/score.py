@@ -62,9 +62,12 @@ def target_collisions(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     pieces = [hidden.new_zeros(0)]
     with torch.no_grad():
         for states in hidden.split(CHUNK):
-            logits = project(model, states)
-            pieces.append((2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1))
+            pieces.append(_collisions(project(model, states)))
     return torch.cat(pieces)
+
+
+def _collisions(logits: torch.Tensor) -> torch.Tensor:
+    return (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
 
 
 def score_packed(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
@@ -95,8 +98,7 @@ def score_plain(model: Any, trees: Sequence[Tree], *, collisions: bool = False) 
             picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
             pieces.append(picked - logits.logsumexp(-1))
             if collisions:
-                seen = logits.detach()
-                agree.append((2 * seen).logsumexp(-1) - 2 * seen.logsumexp(-1))
+                agree.append(_collisions(logits.detach()))
             counts.append(len(reply))
     sizes = torch.tensor(counts, dtype=torch.int64, device=model.device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=model.device), sizes)
