@@ -14,7 +14,7 @@ import torch
 from fitting import TREES, flat, train
 from safetensors.torch import load_file
 from tiny import Notes, make_local
-from together import STEPS
+from together import PARTS, STEPS
 
 from truing.core.run import Run
 from truing.engine.processes import Processes, here, launched, main_process, shares
@@ -107,6 +107,13 @@ class TestTwoProcesses:
 
     def test_a_step_of_one_example(self, outcome: Outcome) -> None:
         outcome.same("few", train(outcome.base, per_device_train_batch_size=1))
+
+    @pytest.mark.parametrize("name", PARTS)
+    def test_what_is_trained_may_be_a_part(self, name: str, outcome: Outcome) -> None:
+        if outcome.folder.name.startswith("shards"):
+            assert not (outcome.folder / f"{name}.safetensors").exists()  # refused, see below
+        else:
+            outcome.same(name, train(outcome.base, **PARTS[name]))
 
     def test_a_checkpoint_of_one_is_taken_up_by_two(self, outcome: Outcome) -> None:
         outcome.same("resumed", train(outcome.base, **STEPS))

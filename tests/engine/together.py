@@ -28,6 +28,13 @@ from truing.models.local import Local
 STEPS = {"save_steps": 2, "max_steps": 5, "eval_fraction": 0.2}
 """The run that is stopped and taken up by another number of processes."""
 
+PARTS: dict[str, dict[str, Any]] = {
+    "lora": {"lora_r": 4, "learning_rate": 1e-2, "per_device_train_batch_size": 4},
+    "dora": {"lora_r": 4, "use_dora": True, "learning_rate": 1e-2, "per_device_train_batch_size": 4},
+    "frozen": {"unfrozen_parameters": ("layers.1",), "learning_rate": 1e-2, "per_device_train_batch_size": 4},
+}
+"""Trainings of a part of the model."""
+
 
 def shard_on_the_processor() -> None:
     """Have accelerate take the processor for an accelerator: it reads a launch's FSDP settings nowhere else."""
@@ -121,6 +128,8 @@ def main(folder: Path) -> None:
     kept["plain"] = train(base, run=Run(log=notes), per_device_train_batch_size=4, tokens_per_batch=40)
     kept["recomputed"] = train(base, per_device_train_batch_size=4, gradient_checkpointing=True)
     kept["few"] = train(base, per_device_train_batch_size=1)  # fewer examples a step than processes
+    if "fsdp" not in sys.argv:  # refused as shards
+        kept |= {name: train(base, **settings) for name, settings in PARTS.items()}
     again = Notes()
     kept["resumed"] = train(base, run=Run(work=folder / "by_one", resume=True, log=again), **STEPS)
     try:
