@@ -6,6 +6,7 @@ be made in one place and is small (draws, evidence, decisions about files) is ma
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,10 @@ def here() -> Processes:
     except ImportError as error:
         raise bad("", "several processes need accelerate", "Run: pip install 'truing[train]'") from error
     alone = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    new = not PartialState._shared_state
     state = PartialState(cpu=alone, timeout=PATIENCE)
+    if new:  # else gloo's threads still wait when the interpreter is taken down, and abort a process that is done
+        atexit.register(state.destroy_process_group)
     return Processes(state.process_index, state.num_processes, state.device)
 
 
