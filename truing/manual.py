@@ -51,8 +51,8 @@ examples:
   truing run rerank/best_of_n --model smollm2 --data prompts.jsonl --judge constraints --set n=8 --out runs/best
 
 Every field of a method is an option: --beta 0.05 and --set beta=0.05 say the same; 'truing methods NAME' lists them.
-A list of numbers sweeps the field. --data goes to what the method reads (pairs, demos, prompts ...); where it reads
-several kinds, say which: --data demos=FILE. A run that was stopped goes on with --resume.
+A list of numbers sweeps the field, several lists their grid. --data goes to what the method reads (pairs, demos,
+prompts ...); where it reads several kinds, say which: --data demos=FILE. A run that was stopped goes on with --resume.
 
 Many devices: 'accelerate launch -m truing run ...' trains in several processes, and --ray ADDRESS makes the arms of a
 comparison on a Ray cluster (docs/scaling.md).
@@ -61,8 +61,9 @@ comparison on a Ray cluster (docs/scaling.md).
     "evaluate": (
         "measure a model without changing it",
         """\
-example:
+examples:
   truing evaluate path/to/model --probes length,reward --data prompts.jsonl --judge constraints --out runs/measured
+  truing evaluate path/to/model --probes preference --data pairs=held-out.jsonl --out runs/measured
 """,
     ),
     "report": (

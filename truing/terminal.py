@@ -41,14 +41,40 @@ def show_methods(name: str | None) -> None:
     families = sorted({known.split("/")[0] for known in names()})
     if name is not None and name.rstrip("/") not in families:
         raise bad("", f"there is no method or family {name!r}", did_you_mean(name, {*names(), *families}))
+    if name is not None:
+        return _show_family([find(known) for known in names() if known.startswith(f"{name.rstrip('/')}/")])
     table = _table("method", "needs", "reads", "gives", "dial", "paper")
-    for family in families if name is None else [name.rstrip("/")]:
+    for family in families:
         for known in (known for known in names() if known.startswith(f"{family}/")):
             card = find(known).card
             table.add_row(known, card.needs.__name__, _reads(card), _gives(card), _dial(card), card.paper)
         table.add_section()
     _console().print(table)
     return None
+
+
+def _show_family(kinds: Sequence[type[Method[Any, Any]]]) -> None:
+    """The map of a family: what its members share in one line, what tells them apart in a table."""
+    cards = [kind.card for kind in kinds]
+    columns = list(dict.fromkeys(name for kind in kinds for name in kind.traits()))
+    facts: dict[str, list[str]] = {
+        "needs": [card.needs.__name__ for card in cards],
+        "reads": [_reads(card) for card in cards],
+        "gives": [_gives(card) for card in cards],
+        **{name: [kind.traits().get(name, "") for kind in kinds] for name in columns},
+        "dial": [_dial(card) for card in cards],
+        "paper": [card.paper for card in cards],
+    }
+    shared = {name: cells[0] for name, cells in facts.items() if len(cells) > 1 and set(cells) == {cells[0]}}
+    told = [f"{name} {cell}" for name, cell in shared.items() if cell]
+    table = _table("method", *(name for name in facts if name not in shared), "what it does")
+    for i, kind in enumerate(kinds):
+        cells = [cells[i] for name, cells in facts.items() if name not in shared]
+        table.add_row(kind.card.name, *cells, kind.card.summary)
+    console = _console()
+    if told:
+        console.print(f"{cards[0].family}: every member {', '.join(told)}.")
+    console.print(table)
 
 
 def _show_method(kind: type[Method[Any, Any]]) -> None:

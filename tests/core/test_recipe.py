@@ -91,9 +91,35 @@ def test_a_sweep_becomes_points_of_one_curve() -> None:
     ]
 
 
-def test_only_one_field_of_an_arm_is_swept_and_only_over_numbers() -> None:
-    two = made(arms={"a": [{"preference/dpo": {"beta": [0.1, 0.2], "learning_rate": [1e-3, 1e-4]}}]})
-    assert "arms.a: sweeps 2 fields. Give one list; write a second arm for another." in told(two)
+def test_several_fields_make_a_grid_whose_curves_run_along_the_dial() -> None:
+    recipe = made(arms={"a": [{"preference/dpo": {"beta": [0.1, 0.2], "learning_rate": [1e-3, 1e-4]}}]})
+    assert told(recipe) == []
+    assert [(p.name, p.arm, p.curve, p.dial) for p in recipe.points] == [
+        ("a/learning_rate=0.001/beta=0.1", "a", "a/learning_rate=0.001", ("beta", 0.1)),
+        ("a/learning_rate=0.001/beta=0.2", "a", "a/learning_rate=0.001", ("beta", 0.2)),
+        ("a/learning_rate=0.0001/beta=0.1", "a", "a/learning_rate=0.0001", ("beta", 0.1)),
+        ("a/learning_rate=0.0001/beta=0.2", "a", "a/learning_rate=0.0001", ("beta", 0.2)),
+    ]
+    assert [p.steps[0].settings for p in recipe.points] == [
+        {"beta": beta, "learning_rate": rate} for rate in (1e-3, 1e-4) for beta in (0.1, 0.2)
+    ]
+
+
+def test_lists_in_two_steps_of_an_arm_make_a_grid() -> None:
+    steps = [{"imitation/sft": {"learning_rate": [1e-3, 1e-4]}}, {"preference/dpo": {"learning_rate": [1e-5, 1e-6]}}]
+    recipe = made(arms={"a": steps}, data={"pairs": PAIRS, "demos": [{"prompt": "Say hi.", "completion": "hi"}]})
+    assert told(recipe) == []
+    assert [p.name for p in recipe.points] == [
+        f"a/learning_rate={one}/learning_rate={two}" for one in ("0.001", "0.0001") for two in ("1e-05", "1e-06")
+    ]
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a//b", "a/../b", ".hidden", "", "a\\b"])
+def test_an_arms_name_is_that_of_a_folder_inside_the_run(name: str) -> None:
+    assert any("cannot be the name of a folder" in line for line in told(made(arms={name: ["preference/ipo"]})))
+
+
+def test_only_numbers_are_swept() -> None:
     words = made(arms={"a": [{"preference/dpo": {"beta": ["x", True]}}]})
     assert {"arms.a[0]: beta sweeps 'x'. Sweep numbers.", "arms.a[0]: beta sweeps True. Sweep numbers."} <= set(
         told(words)

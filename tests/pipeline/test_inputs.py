@@ -12,7 +12,7 @@ from small import write_judge
 from tiny import make_local
 
 from truing.core.errors import InputError
-from truing.core.policy import user
+from truing.core.policy import Chat, user
 from truing.core.recipe import Recipe, parse
 from truing.data.contract import Lengths
 from truing.data.load import held_out
@@ -85,7 +85,37 @@ def test_named_prompts_leave_all_data_for_training() -> None:
 def test_the_user_s_own_hold_out_is_kept() -> None:
     found = read(data={"pairs": {"source": PAIRS, "hold_out": 0.5}})
     assert len(found.evidence.pairs) == sum(not held_out(user(row["prompt"]), 0.5) for row in PAIRS)
-    assert list(found.prompts) == []
+    assert {pair.prompt for pair in found.pairs} == {user(row["prompt"]) for row in PAIRS} - trained(found)
+    assert set(found.prompts) <= {pair.prompt for pair in found.pairs}
+    assert len(found.prompts) == DERIVED
+    assert found.notes == ["50% of the prompts of pairs are held out, and evaluated on"]
+
+
+def trained(found: Inputs) -> set[Chat]:
+    """The prompts of the pairs that are trained on."""
+    return {pair.prompt for pair in found.evidence.pairs}
+
+
+def test_nothing_is_held_out_where_the_user_says_so() -> None:
+    found = read(data={"pairs": {"source": PAIRS, "hold_out": 0.0}})
+    assert (len(found.evidence.pairs), list(found.prompts), list(found.pairs)) == (len(PAIRS), [], [])
+
+
+def test_held_out_pairs_are_weighed_and_never_trained_on() -> None:
+    found = read(data={"pairs": PAIRS})
+    assert found.pairs
+    assert not {pair.prompt for pair in found.pairs} & trained(found)
+    assert len(found.pairs) + len(found.evidence.pairs) == len(PAIRS)
+
+
+def test_named_pairs_leave_all_data_for_training() -> None:
+    named = {"source": [{"prompt": "Else?", "chosen": "Yes.", "rejected": "No."}]}
+    found = read(data={"pairs": PAIRS}, evaluate={"prompts": [{"prompt": "Else?"}], "pairs": named})
+    assert len(found.evidence.pairs) == len(PAIRS)
+    assert [pair.chosen for pair in found.pairs] == ["Yes."]
+    assert found.ledgers["evaluate.pairs"].usable == 1
+    with pytest.raises(InputError, match="0 usable pairs of 1 rows"):
+        read(evaluate={"pairs": [{"prompt": "Else?"}]})
 
 
 def test_too_few_prompts_to_hold_any_out_are_told() -> None:

@@ -10,7 +10,8 @@ import pytest
 from pools import Best, Soft, Table, pool
 
 from truing.core.errors import InputError
-from truing.core.policy import Policy
+from truing.core.evidence import Pair
+from truing.core.policy import Policy, user
 from truing.core.run import Run
 from truing.probes.catalogue import PROBES, measure, probe_faults
 from truing.probes.cost import Spent
@@ -50,17 +51,18 @@ def settings(**changed: object) -> dict[str, object]:
         "judge": None,
         "neutral": [((), "0 0"), ((), "1 1")],
         "spent": Spent(seconds=1.0),
+        "pairs": [Pair(user("q"), "0 0", "0 2")],
         "run": Run(),
     }
     return {**known, **changed}
 
 
 def test_every_probe_gives_what_it_promises_in_the_order_asked() -> None:
-    names = ["cost", "kl", "length", "win_rate", "win_rate.bon", "reward", "perplexity"]
+    names = ["cost", "kl", "length", "win_rate", "win_rate.bon", "reward", "preference", "perplexity"]
     found = measure(names, pool(np.array(SCORES) + 0.5), **settings())
     assert [m.probe for m in found] == [
         "cost.seconds", "kl", "length", "length.cut", "win_rate", "win_rate.bon", "reward",
-        "perplexity", "perplexity.ratio",
+        *PROBES["preference"].gives, "perplexity", "perplexity.ratio",
     ]  # fmt: skip
     promised = {name for probe in PROBES.values() for name in probe.gives}
     assert {m.probe for m in found} - {"win_rate.bon"} <= promised
@@ -77,11 +79,11 @@ def test_rivals_are_taken_by_name() -> None:
 
 
 def test_what_cannot_be_taken_is_left_out_aloud() -> None:
-    log, names = Notes(), ["kl", "perplexity", "cost", "length"]
+    log, names = Notes(), ["kl", "preference", "perplexity", "cost", "length"]
     bare = settings(policy=Mute(), base_policy=Mute(), spent=None, run=Run(log=log))
     found = measure(names, pool(SCORES), **bare)
     assert [m.probe for m in found] == ["length", "length.cut"]
-    assert [line.split(":")[1].strip() for line in log.said] == [f"{n} is left out" for n in names[:3]]
+    assert [line.split(":")[1].strip() for line in log.said] == [f"{n} is left out" for n in names[:4]]
 
 
 def test_best_of_n_needs_no_density_of_its_own_but_another_reranker_has_no_kl() -> None:

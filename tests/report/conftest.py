@@ -17,7 +17,8 @@ from truing.core.measures import Measure
 def make_run(tmp_path: Path) -> MakeRun:
     """``make_run({"arm": {probe: settings}}, ...)`` writes a run folder and gives its path.
 
-    Settings named ``_curve``, ``_dial`` and ``_training`` (rows) belong to the arm; the rest are probes.
+    Settings named ``_curve``, ``_dial``, ``_arm``, ``_steps`` and ``_training`` (rows) belong to the arm; the rest are
+    probes.
     """
 
     def make(
@@ -37,10 +38,9 @@ def make_run(tmp_path: Path) -> MakeRun:
                 log = f"arms/{number}/training.jsonl"
                 (path / log).parent.mkdir(parents=True)
                 (path / log).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            steps = [] if name == "base" else [curve]
-            entries.append(
-                {"name": name, "curve": curve, "dial": dial, "steps": steps, "training": log, "seconds": 1.5}
-            )
+            steps = settings.get("_steps", [] if name == "base" else [curve])
+            of_recipe = {"arm": settings.get("_arm", curve), "curve": curve, "dial": dial, "steps": steps}
+            entries.append({"name": name, **of_recipe, "training": log, "seconds": 1.5})
             for probe, fields in settings.items():
                 if not probe.startswith("_"):
                     unit = "probability" if probe.startswith("win_rate") else ""

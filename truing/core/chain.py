@@ -44,18 +44,16 @@ def chain_faults(recipe: Recipe) -> list[Fault]:
     seen: set[tuple[str, str]] = set()
     for point in recipe.points:
         if point.name in earlier or point.name == "base":
-            faults.append(
-                Fault(f"arms.{point.curve}", f"{point.name!r} is there twice", "Give every arm its own name.")
-            )
+            faults.append(Fault(f"arms.{point.arm}", f"{point.name!r} is there twice", "Give every arm its own name."))
         for donor, source in point.donors.items():
             target = source.removeprefix("arms.")
-            if source.startswith("arms.") and target not in earlier and (point.curve, donor) not in seen:
+            if source.startswith("arms.") and target not in earlier and (point.arm, donor) not in seen:
                 mend = did_you_mean(target, earlier) or "Arms may use only arms above them."
-                faults.append(Fault(f"arms.{point.curve}.donors.{donor}", f"there is no arm {target!r} above it", mend))
+                faults.append(Fault(f"arms.{point.arm}.donors.{donor}", f"there is no arm {target!r} above it", mend))
             elif source.startswith("arms.") and not issubclass(earlier.get(target, Editable), Editable):
                 mend = "Only an arm with weights of its own can be merged."
-                faults.append(Fault(f"arms.{point.curve}.donors.{donor}", f"{target!r} gives no weights", mend))
-            seen.add((point.curve, donor))
+                faults.append(Fault(f"arms.{point.arm}.donors.{donor}", f"{target!r} gives no weights", mend))
+            seen.add((point.arm, donor))
         fields = provided | ({"donors"} if point.donors else set())
         known = len(faults)
         last, _ = _walk(point.steps, rung, fields, faults)

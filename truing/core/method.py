@@ -81,6 +81,11 @@ class Method(ABC, Generic[P, O]):
         """What it gives when the base stands on ``rung``; a wrapper keeps more of a better base."""
         return cls.card.gives
 
+    @classmethod
+    def traits(cls) -> Mapping[str, str]:
+        """What tells it from its family's other members, for the family's table: a few words a column."""
+        return {}
+
     def __post_init__(self) -> None:
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         faults = field_faults(type(self), given, "")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from truing.core.method import Method, coerce, field_faults, find, names
 from truing.core.policy import Sampling
 
 SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+NAME = re.compile(r"\w[\w .+=-]*(/\w[\w .+=-]*)*")
+"""An arm's name, which is also its folder's."""
 KEYS = (
     "name", "model", "adapter", "load_in_4bit", "seed",
     "data", "judge", "steps", "arms", "probes", "evaluate", "sampling",
 )  # fmt: skip
-PROBES = ("win_rate", "reward", "kl", "length", "perplexity", "cost")
-EVALUATE = {"prompts": "the data's prompts", "draws": 4, "limit": None}
+PROBES = ("win_rate", "reward", "preference", "kl", "length", "perplexity", "cost")
+EVALUATE = {"prompts": "the data's prompts", "pairs": "the data's pairs", "draws": 4, "limit": None}
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,15 @@ class Point:
     """One arm as it is run: a point of a curve.
 
     Attributes:
-        name: the arm's name, with the dial's value where it is swept: ``dpo/beta=0.1``.
-        curve: the arm's name in the recipe.
+        name: the arm's name, with the values that are swept: ``dpo/learning_rate=1e-06/beta=0.1``.
+        arm: the arm's name in the recipe.
+        curve: the same with the values of all swept fields but the dial.
         dial: the swept field and this point's value.
         donors: name -> a model, or ``arms.NAME`` for another arm's result.
     """
 
     name: str
+    arm: str
     curve: str
     steps: tuple[Step, ...]
     dial: tuple[str, float] | None = None
@@ -149,7 +154,8 @@ def parse(raw: Mapping[str, Any], *, name: str) -> Recipe:
     shared = tuple(reader.step(value, f"steps[{i}]") for i, value in enumerate(reader.get("steps", list, [])))
     points = reader.points(reader.get("arms", dict, {}))
     if not points and shared:
-        points, shared = [Point(shared[-1].method.split("/")[-1], shared[-1].method.split("/")[-1], shared)], ()
+        name_of_last = shared[-1].method.split("/")[-1]
+        points, shared = [Point(name_of_last, name_of_last, name_of_last, shared)], ()
     recipe = Recipe(
         name=str(raw.get("name", name)),
         model=model,
@@ -158,7 +164,7 @@ def parse(raw: Mapping[str, Any], *, name: str) -> Recipe:
         points=tuple(points),
         probes=tuple(map(str, probes)),
         sampling=Sampling(**({} if wrong else coerce(Sampling, given))),
-        evaluate={**EVALUATE, **evaluate} if "prompts" in evaluate else {**EVALUATE, "prompts": None, **evaluate},
+        evaluate={**EVALUATE, "prompts": None, "pairs": None, **evaluate},
         judge=raw.get("judge"),
         adapter=reader.get("adapter", str, "") or None,
         load_in_4bit=reader.get("load_in_4bit", bool, False),
@@ -210,10 +216,13 @@ class _Reader:
         return Step("", {}, place)
 
     def points(self, arms: Mapping[str, Any]) -> list[Point]:
-        """Every arm, expanded along the one field that it gives as a list."""
+        """Every arm, expanded along the fields that it gives as lists."""
         found: list[Point] = []
         for name, arm in arms.items():
             place = f"arms.{name}"
+            if not NAME.fullmatch(str(name)):
+                mend = "Begin with a letter or a digit; go on with these and any of '_', '-', '.', '+', '=', ' '."
+                self.faults.append(Fault(place, "cannot be the name of a folder", mend))
             steps, donors = (arm.get("steps"), arm.get("donors") or {}) if isinstance(arm, dict) else (arm, {})
             steps = steps if isinstance(steps, list) else [steps]
             if not steps:
@@ -229,6 +238,7 @@ class _Reader:
         return found
 
     def expand(self, name: str, place: str, chain: Sequence[Step], donors: Mapping[str, str]) -> list[Point]:
+        """A point for every combination of its lists' values; curves run along the method's dial, or the last list."""
         swept = [
             (i, key)
             for i, step in enumerate(chain)
@@ -236,23 +246,30 @@ class _Reader:
             if isinstance(value, list) and not _takes_lists(step.method, key)
         ]
         if not swept:
-            return [Point(name, name, tuple(chain), None, donors)]
-        if len(swept) > 1:
-            self.faults.append(
-                Fault(place, f"sweeps {len(swept)} fields", "Give one list; write a second arm for another.")
-            )
-        at, key = swept[0]
-        if not chain[at].settings[key]:
-            self.faults.append(Fault(f"{place}[{at}]", f"{key} sweeps nothing", "Give the values, or one value."))
+            return [Point(name, name, name, tuple(chain), None, donors)]
+        swept.sort(key=lambda axis: _is_dial(chain[axis[0]].method, axis[1]))
+        axes = [self.axis(f"{place}[{at}]", key, chain[at].settings[key]) for at, key in swept]
         out = []
-        for value in chain[at].settings[key]:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                self.faults.append(Fault(f"{place}[{at}]", f"{key} sweeps {value!r}", "Sweep numbers."))
-                continue
-            settings = {**chain[at].settings, key: value}
-            steps = [*chain[:at], Step(chain[at].method, settings, chain[at].place), *chain[at + 1 :]]
-            out.append(Point(f"{name}/{key}={value:g}", name, tuple(steps), (key, float(value)), donors))
+        for values in itertools.product(*axes):
+            steps = list(chain)
+            for (at, key), value in zip(swept, values, strict=True):
+                steps[at] = replace(steps[at], settings={**steps[at].settings, key: value})
+            labels = [f"{key}={value:g}" for (_, key), value in zip(swept, values, strict=True)]
+            curve, dial = "/".join([name, *labels[:-1]]), (swept[-1][1], float(values[-1]))
+            out.append(Point(f"{curve}/{labels[-1]}", name, curve, tuple(steps), dial, donors))
         return out
+
+    def axis(self, place: str, key: str, values: Sequence[Any]) -> list[Any]:
+        """The numbers that a field is swept over."""
+        odd = [value for value in values if isinstance(value, bool) or not isinstance(value, int | float)]
+        self.faults += [Fault(place, f"{key} sweeps {value!r}", "Sweep numbers.") for value in odd]
+        if not values:
+            self.faults.append(Fault(place, f"{key} sweeps nothing", "Give the values, or one value."))
+        return [value for value in values if not any(value is other for other in odd)]
+
+
+def _is_dial(method: str, key: str) -> bool:
+    return method in names() and find(method).card.dial == key
 
 
 def _takes_lists(method: str, key: str) -> bool:

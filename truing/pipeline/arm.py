@@ -28,7 +28,7 @@ from truing.methods._saved import load
 from truing.pipeline.asking import BASE, Asking, tokens_per_reply
 from truing.pipeline.card import write_card
 from truing.pipeline.inputs import Inputs
-from truing.probes.catalogue import measure
+from truing.probes.catalogue import SILENT, measure
 from truing.probes.cost import Spent
 from truing.probes.memory import Peak
 from truing.probes.pool import Pool
@@ -194,6 +194,7 @@ class Workshop:
             neutral=[((), text) for text in texts],
             spent=replace(spent, tokens_per_reply=tokens_per_reply(pool)),
             run=Run(self.recipe.seed, None, self.cache, log=self.log),
+            pairs=self.inputs.pairs,
             on_policy=asking.on_policy,
         )
         stamped = [replace(row, arm=point.name, curve=point.curve, dial=point.dial) for row in rows]
@@ -206,8 +207,10 @@ class Workshop:
         names = [n for n in self.recipe.probes if n.partition(".")[2] in ("", *pools)]
         if self.inputs.evidence.judge is None:
             names = [name for name in names if name.split(".")[0] not in ("win_rate", "reward")]
+        if not self.inputs.pairs and "preference" not in self.recipe.raw.get("probes", ()):
+            names = [name for name in names if name != "preference"]  # where it was asked for, the log says why not
         if not self.inputs.prompts:
-            names = [name for name in names if name in ("perplexity", "cost")]
+            names = [name for name in names if name in SILENT]
         return [name for name in names if name != "cost"] if point is BASE and not self.inputs.prompts else names
 
 
@@ -222,6 +225,15 @@ def _line(rows: Sequence[Measure]) -> str:
     shown = {row.probe: row for row in rows}
     return ", ".join(
         f"{name} {row.value:.3g}" + (f" [{row.low:.3g}, {row.high:.3g}]" if row.low is not None else "")
-        for name in ("win_rate", "reward", "satisfied", "kl", "length", "perplexity")
+        for name in (
+            "win_rate",
+            "reward",
+            "satisfied",
+            "preference",
+            "preference.likelihood",
+            "kl",
+            "length",
+            "perplexity",
+        )
         if (row := shown.get(name)) is not None
     )

@@ -20,7 +20,7 @@ from truing.methods.rerank._family import Reranked, RerankMethod
 from truing.pipeline.inputs import Inputs
 from truing.probes.pool import Pool
 
-BASE = Point("base", "base", ())
+BASE = Point("base", "base", "base", ())
 SHOWN = 12  # prompts whose replies the report shows
 
 

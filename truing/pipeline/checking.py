@@ -63,7 +63,7 @@ def recipe_faults(recipe: Recipe) -> list[Fault]:
         faults += (fault for fault in _opening_faults(recipe, point) if fault not in faults)
         for name, source in point.donors.items():
             if source.startswith((".", "/")) and not Path(source).exists():
-                place = f"arms.{point.curve}.donors.{name}"
+                place = f"arms.{point.arm}.donors.{name}"
                 faults.append(Fault(place, f"there is no folder {source}", "Give a model folder or a Hub name."))
     return faults
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from truing.core.errors import Fault, InputError, bad
-from truing.core.evidence import Evidence
+from truing.core.evidence import Evidence, Pair
 from truing.core.policy import Chat
 from truing.core.recipe import Recipe
 from truing.data.contract import Ledger, Lengths, Measurer
@@ -29,6 +29,7 @@ class Inputs:
     Attributes:
         evidence: for the methods; donors are added by arm.
         prompts: held-out prompts that every arm is asked.
+        pairs: held-out pairs whose replies every arm is asked to weigh.
         ledgers: by field, what became of the rows.
         digests: by field, SHA-256 of the rows that are used.
         notes: what a reader must know of how the data was used.
@@ -36,6 +37,7 @@ class Inputs:
 
     evidence: Evidence = field(default_factory=Evidence)
     prompts: Sequence[Chat] = ()
+    pairs: Sequence[Pair] = ()
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -52,7 +54,7 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
         InputError: every fault of every source at once.
     """
     inputs, faults = Inputs(), []
-    derive = recipe.evaluate["prompts"] is None and "prompts" not in recipe.data
+    derive = recipe.evaluate["prompts"] is None and "prompts" not in recipe.data  # prompts come from what is held out
     for name, spec in recipe.data.items():
         try:
             if name == "principles":
@@ -61,10 +63,11 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
             _read(inputs, name, spec, recipe, measurer, longest, derive=derive)
         except InputError as error:
             faults += [Fault(fault.place or f"data.{name}", fault.fact, fault.mend) for fault in error.faults]
-    try:
-        _held_out(inputs, recipe)
-    except InputError as error:
-        faults += [Fault(fault.place or "evaluate.prompts", fault.fact, fault.mend) for fault in error.faults]
+    for place, gather in (("evaluate.prompts", _prompts), ("evaluate.pairs", _pairs)):
+        try:
+            gather(inputs, recipe, measurer, longest)
+        except InputError as error:
+            faults += [Fault(fault.place or place, fault.fact, fault.mend) for fault in error.faults]
     if recipe.judge is not None:
         try:
             judge = make_judge(recipe.judge)
@@ -102,25 +105,43 @@ def _read(
         inputs.digests[name] = shipped.digest
         return
     kind = cast(Kind, name)
-    split = derive and name in ("pairs", "demos", "ratings") and not (isinstance(spec, Mapping) and "hold_out" in spec)
     given = dict(spec) if isinstance(spec, Mapping) and "source" in spec else {"source": spec}
-    share = {"hold_out": HELD_OUT} if split else {}
+    splits = name in ("pairs", "demos", "ratings")
+    if derive and splits:
+        given.setdefault("hold_out", HELD_OUT)
     limit = None if "max_length" in given or kind in ("contrasts", "texts") else longest
-    loaded = load(kind, {**given, **share}, measurer=measurer, max_length=limit, place=f"data.{name}").at_least(1)
+    loaded = load(kind, given, measurer=measurer, max_length=limit, place=f"data.{name}").at_least(1)
     found: dict[str, Any] = {name: loaded.rows}
     inputs.evidence = inputs.evidence.merged(Evidence(**found))
     inputs.ledgers[name], inputs.digests[name] = loaded.ledger, loaded.digest
-    if split and not inputs.prompts:
-        other = load(kind, {**given, **share, "side": "held_out"}, place=f"data.{name}")
+    share = given.get("hold_out")
+    if not splits or not share or given.get("side") == "held_out":
+        return
+    other = load(kind, {**given, "side": "held_out"}, measurer=measurer, max_length=limit, place=f"data.{name}")
+    if name == "pairs" and recipe.evaluate["pairs"] is None:
+        inputs.pairs, inputs.digests["evaluate.pairs"] = other.rows, other.digest
+    if derive and not inputs.prompts:
         inputs.prompts = list(dict.fromkeys(prompt_of(row) for row in other.rows))[: _limit(recipe)]
         inputs.digests["evaluate"] = other.digest
         if inputs.prompts:
-            inputs.notes.append(f"{HELD_OUT:.0%} of the prompts of {name} are held out, and evaluated on")
+            inputs.notes.append(f"{share:.0%} of the prompts of {name} are held out, and evaluated on")
         else:
             inputs.notes.append(f"{name} has too few prompts to hold any out; name some under evaluate.prompts")
 
 
-def _held_out(inputs: Inputs, recipe: Recipe) -> None:
+def _pairs(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:
+    """The pairs that ``evaluate`` names; those that training holds out are there already."""
+    spec = recipe.evaluate["pairs"]
+    if spec is None:
+        return
+    limit = None if isinstance(spec, Mapping) and "max_length" in spec else longest
+    loaded = load("pairs", spec, measurer=measurer, max_length=limit, place="evaluate.pairs").at_least(1)
+    inputs.pairs, inputs.ledgers["evaluate.pairs"] = loaded.rows, loaded.ledger
+    inputs.digests["evaluate.pairs"] = loaded.digest
+
+
+def _prompts(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:
+    """The prompts that ``evaluate`` names, or else those of the data."""
     spec = recipe.evaluate["prompts"]
     if spec is None and _shipped(recipe.data.get("prompts"), "train") is not None:
         spec = {"source": SHIPPED, "split": "test"}

@@ -115,7 +115,9 @@ class Record:
             if old.get("status") == "finished":
                 return True
         ledgers = {name: ledger.to_json() for name, ledger in inputs.ledgers.items()}
-        sources = {**recipe.data, "evaluate": recipe.evaluate.get("prompts") or "held out"}
+        asked_of = {"evaluate": "prompts", "evaluate.pairs": "pairs"}
+        held = {name: recipe.evaluate.get(key) or "held out" for name, key in asked_of.items()}
+        sources = {**recipe.data, **held}
         self.facts = {
             "name": recipe.name,
             "recipe": asked(recipe),
@@ -144,6 +146,7 @@ class Record:
         self.facts["arms"] = [arm for arm in self.facts["arms"] if arm["name"] != point.name]
         self.facts["arms"].append({
             "name": point.name,
+            "arm": point.arm,
             "curve": point.curve,
             "dial": list(point.dial) if point.dial else None,
             "steps": [step.method for step in point.steps],

@@ -25,6 +25,7 @@ from truing.pipeline.asking import BASE
 from truing.pipeline.checking import recipe_faults
 from truing.pipeline.inputs import read_inputs, token_limits
 from truing.pipeline.records import Record, folder_faults
+from truing.probes.catalogue import SILENT
 from truing.probes.pool import Pool
 
 
@@ -125,10 +126,9 @@ def evaluate(
         The report page.
     """
     raw: dict[str, Any] = {"model": model, "seed": seed, "probes": list(probes)}
-    if data:
-        raw["evaluate"] = dict(data) if "prompts" in data else {"prompts": data}
-    else:
-        raw["evaluate"] = {"prompts": "constraints"}
+    raw["evaluate"] = dict(data or {})
+    if set(probes) - SILENT:
+        raw["evaluate"].setdefault("prompts", "constraints")
     if judge is not None:
         raw["judge"] = judge
     recipe = parse(raw, name=f"evaluate {model}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from truing.core.errors import Fault, InputError, did_you_mean
-from truing.core.evidence import Judge
+from truing.core.evidence import Judge, Pair
 from truing.core.measures import Measure
 from truing.core.policy import Policy, Scorable
 from truing.core.run import Run
@@ -17,6 +17,7 @@ from truing.probes.cost import Spent, cost
 from truing.probes.duel import takes_best
 from truing.probes.length import length
 from truing.probes.pool import Pool
+from truing.probes.preference import preference
 from truing.probes.reward import reward
 from truing.probes.win_rate import win_rate
 
@@ -27,7 +28,8 @@ class Probe:
 
     Attributes:
         summary: one line.
-        needs: of ``judge``, ``scorable`` (the arm and its base tell log-probabilities) and ``neutral`` (passages).
+        needs: of ``judge``, ``scorable`` (the arm and its base tell log-probabilities), ``neutral`` (passages) and
+            ``pairs`` (held out).
         gives: the names of its measures.
     """
 
@@ -45,6 +47,11 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
         "the judge's mean score, and the share of replies that meet every constraint",
         frozenset({"judge"}), ("reward", "satisfied"),
     ),
+    "preference": Probe(
+        "agreement with held-out pairs, and how far their replies have moved",
+        frozenset({"scorable", "pairs"}),
+        ("preference", "preference.likelihood", "preference.per_token", "preference.chosen", "preference.rejected"),
+    ),
     "kl": Probe("how far the arm has moved from the base, nats", frozenset({"scorable"}), ("kl", "kl_bound")),
     "length": Probe("tokens a reply, and the share cut by the limit", frozenset(), ("length", "length.cut")),
     "perplexity": Probe(
@@ -56,6 +63,9 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
         frozenset(), ("cost.seconds", "cost.tokens", "cost.memory", "cost.trained"),
     ),
 })  # fmt: skip
+
+SILENT = frozenset({"preference", "perplexity", "cost"})
+"""Probes for which the arm need not say anything."""
 
 
 def probe_faults(names: Sequence[str], arms: Iterable[str], place: str) -> list[Fault]:
@@ -91,6 +101,7 @@ def measure(
     neutral: tax.Passages,
     spent: Spent | None,
     run: Run,
+    pairs: Sequence[Pair] = (),
     on_policy: bool = True,
 ) -> list[Measure]:
     """Take some probes of one arm. Which arm, curve and dial it is, the caller writes on them.
@@ -105,6 +116,7 @@ def measure(
         neutral: passages for ``perplexity``.
         spent: for ``cost``; None leaves it out.
         run: seed, cache and log.
+        pairs: held-out pairs for ``preference``.
         on_policy: whether the draws are from the policy itself: temperature 1, no nucleus.
 
     Raises:
@@ -117,7 +129,7 @@ def measure(
     found: list[Measure] = []
     for name in names:
         (head, _, rival), rng = name.partition("."), run.rng("probes", name)
-        if missing := _missing(head, arm, base.source, policy, reference, neutral, spent):
+        if missing := _missing(head, arm, base.source, policy, reference, neutral, pairs, spent):
             run.log.say(f"  {arm.arm}: {name} is left out: {missing}")
         elif head == "win_rate":
             found.append(win_rate(arm, others[rival] if rival else base, judge, rng=rng, probe=name))
@@ -127,6 +139,8 @@ def measure(
             found += length(arm, rng=rng)
         elif head == "kl" and reference is not None:
             found += distance.kl(arm, policy, reference, rng=rng, on_policy=on_policy, base_source=base.source)
+        elif head == "preference" and isinstance(policy, Scorable):
+            found += preference(policy, pairs, base=reference, run=run)
         elif head == "perplexity" and isinstance(policy, Scorable):
             found += tax.perplexity(policy, neutral, base=reference, run=run)
         elif head == "cost" and spent is not None:
@@ -141,6 +155,7 @@ def _missing(
     policy: Policy,
     base: Scorable | None,
     neutral: tax.Passages,
+    pairs: Sequence[Pair],
     spent: Spent | None,
 ) -> str:
     """Why a probe cannot be taken of this arm; empty where it can."""
@@ -151,6 +166,10 @@ def _missing(
             (base is None, "the base does not tell log-probabilities"),
             (not takes_best(arm.choose), "the probability that this way to rerank gives a reply is not known"),
             (asked and not told, "the arm does not tell log-probabilities"),
+        ),
+        "preference": (
+            (not isinstance(policy, Scorable), "the arm does not tell log-probabilities"),
+            (not pairs, "there are no held-out pairs (evaluate.pairs)"),
         ),
         "perplexity": (
             (not isinstance(policy, Scorable), "the arm does not tell log-probabilities"),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from truing.core.errors import RunError, bad
+from truing.core.errors import bad
 from truing.core.measures import Measure
 from truing.core.policy import Chat, Scorable
 from truing.core.rng import Rng
 from truing.core.run import Run
-from truing.engine.cache import digest, remember
 from truing.probes.bootstrap import ratio_interval
+from truing.probes.scored import reply_sums
 
 if TYPE_CHECKING:
     from truing.probes.pool import Array
@@ -61,35 +59,9 @@ def passage_nats(policy: Scorable, passages: Passages, run: Run) -> tuple[Array,
         InputError: a passage without tokens.
         RunError: a log-probability that is NaN.
     """
-    key = digest(policy.fingerprint, [[[[t.role, t.content] for t in chat], text] for chat, text in passages])
-    path = run.cache / "perplexity" / f"{key[:40]}.json" if run.cache is not None else None
-
-    def read(file: Path) -> tuple[Array, Array]:
-        known = json.loads(file.read_text(encoding="utf-8"))
-        nats, tokens = (np.array(known[name], dtype=float) for name in ("nats", "tokens"))
-        if not nats.shape == tokens.shape == (len(passages),):
-            raise ValueError("another number of passages")
-        return nats, tokens
-
-    return remember(path, lambda: _scored(policy, passages), read=read, write=_write, log=run.log)
-
-
-def _scored(policy: Scorable, passages: Passages) -> tuple[Array, Array]:
-    scored = policy.token_logprobs([chat for chat, _ in passages], [text for _, text in passages])
-    tokens = np.array([float(len(each)) for each in scored])
-    nats = np.array([-float(each.double().sum()) for each in scored])
-    if (tokens == 0).any():
-        raise bad("perplexity", f"passage {int((tokens == 0).argmax())} has no tokens", "Leave empty texts out.")
-    if np.isnan(nats).any():
-        raise RunError(
-            f"perplexity: the log-probability of passage {int(np.isnan(nats).argmax())} is not a number (NaN)"
-        )
-    return nats, tokens
-
-
-def _write(file: Path, scored: tuple[Array, Array]) -> None:
-    nats, tokens = scored
-    file.write_text(json.dumps({"nats": nats.tolist(), "tokens": tokens.tolist()}), encoding="utf-8")
+    chats, texts = [chat for chat, _ in passages], [text for _, text in passages]
+    nats, tokens = reply_sums(policy, chats, texts, run, probe="perplexity", unit="passage")
+    return -nats, tokens
 
 
 def _measure(probe: str, nats: Array, tokens: Array, rng: Rng, unit: str, note: str) -> Measure:

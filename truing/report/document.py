@@ -13,7 +13,7 @@ from importlib.resources import files
 from string import Template
 
 from truing.core.errors import bad
-from truing.report import ran, replies, show, tables, training
+from truing.report import grids, ran, replies, show, tables, training
 from truing.report.front import front
 from truing.report.load import RunFolder
 from truing.report.looks import BASE, by_curve, of_curves, of_trained
@@ -33,6 +33,7 @@ def page(study: Study) -> str:
     sections = [
         ("front", "The front", _front(study, drawn)),
         ("measures", "All measures", _measures(study)),
+        ("grids", "Over the whole grid", _grids(study, drawn)),
         ("trade-offs", "Other trade-offs", _trade_offs(study, drawn)),
         ("training", "Training", _training(study, drawn)),
         ("replies", "Replies side by side", replies.accordion(study)),
@@ -161,6 +162,19 @@ def _measures(study: Study) -> str:
         'the base aside; <mark class="level">faint</mark> arms cannot be told apart from it: their intervals overlap.'
         f"{flattered}</p>{tables.measures(study)}{intro + duels if duels else ''}"
     )
+
+
+def _grids(study: Study, drawn: dict[str, Figure]) -> str:
+    found = grids.tables(study)
+    if not found:
+        return ""
+    intro = (
+        "<p>The best of many points flatters a method that needs luck in tuning. Here is every point: the box goes "
+        "from quartile to quartile, the line is the median. The last column is the share of points that beat "
+        f"<b>{escape(grids.baseline(study))}</b>, by the estimates.</p>"
+    )
+    shown = "".join(f"<h3>{escape(title)}</h3>{tables.plain(title, heads, rows)}" for title, heads, rows in found)
+    return intro + _panels(grids.figures(study), "grid", drawn) + shown
 
 
 def _training(study: Study, drawn: dict[str, Figure]) -> str:

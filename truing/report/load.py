@@ -28,6 +28,7 @@ class Arm:
         artefact: the folder of the saved policy, relative to the run folder.
         seconds: how long it took to make.
         training: rows of metrics under TRL's names, in the order of their steps.
+        group: the recipe's arm, all of whose grid belongs together.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Arm:
     artefact: str | None = None
     seconds: float | None = None
     training: Sequence[Row] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def read(folder: Path) -> RunFolder:
     if len(latest) < len(measures):
         notes.append(f"{len(measures) - len(latest)} measures were written more than once; the last of each is shown.")
     known = {arm.name for arm in arms}
-    unlisted = {m.arm: Arm(m.arm, m.curve, m.dial) for m in latest.values() if m.arm not in known}
+    unlisted = {m.arm: Arm(m.arm, m.curve, m.dial, group=m.curve) for m in latest.values() if m.arm not in known}
     if (status := facts.get("status", "finished")) != "finished":
         notes.append(f"The run is not finished (status: {status}); what follows is what it had measured.")
     name = str(facts.get("name") or folder.resolve().name)
@@ -150,6 +152,7 @@ def _arm(folder: Path, entry: Mapping[str, Any], faults: list[Fault], notes: lis
     dial = entry.get("dial")
     return Arm(
         name=name,
+        group=str(entry.get("arm") or entry.get("curve") or name),
         curve=str(entry.get("curve") or name),
         dial=(str(dial[0]), float(dial[1])) if isinstance(dial, list) and len(dial) == 2 and _number(dial[1]) else None,
         steps=tuple(map(str, entry.get("steps") or ())),

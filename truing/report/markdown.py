@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from truing.report import ran, show, training
+from truing.report import grids, ran, show, training
 from truing.report.load import RunFolder
 from truing.report.study import Study
 from truing.report.words import verdict
@@ -19,6 +19,13 @@ def page(study: Study) -> str:
     parts += ["## Measures", _measures(study), _FOOT]
     if study.points:
         parts += ["## Pareto set", _pareto(study)]
+    if found := grids.tables(study):
+        parts.append("## Over the whole grid")
+        for title, heads, rows in found:
+            parts += [
+                f"### {plain(title)}",
+                _table([plain(head) for head in heads], [[plain(c) for c in row] for row in rows]),
+            ]
     if any(arm.training for arm in study.arms):
         parts += ["## Training", *_training(study)]
     for run in study.runs:

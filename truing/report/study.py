@@ -129,7 +129,9 @@ def _prefixed(run: RunFolder, prefix: str) -> RunFolder:
     return replace(
         run,
         reference=prefix + run.reference,
-        arms=tuple(replace(arm, name=prefix + arm.name, curve=prefix + arm.curve) for arm in run.arms),
+        arms=tuple(
+            replace(arm, name=prefix + arm.name, curve=prefix + arm.curve, group=prefix + arm.group) for arm in run.arms
+        ),
         measures=tuple(
             replace(m, arm=prefix + m.arm, curve=prefix + m.curve, probe=probe(m.probe)) for m in run.measures
         ),

@@ -70,6 +70,20 @@ def test_it_reads_the_base_if_and_only_if_it_says_so(name: str) -> None:
 
 
 @OBJECTIVES
+def test_what_it_compares_is_what_it_says(name: str) -> None:
+    """Sums see no difference where a token becomes two of half its nats; means, where a reply is said twice."""
+    policy, base, counts = some_tokens()
+    made, doubled = objective(name), [2 * count for count in counts]
+    once = made.loss(from_tokens(policy, base, counts))
+    split = made.loss(from_tokens(policy.repeat_interleave(2) / 2, base.repeat_interleave(2) / 2, doubled))
+    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    twice = torch.cat([torch.nonzero(owner == i).flatten().repeat(2) for i in range(len(counts))])
+    said = made.loss(from_tokens(policy[twice], base[twice], doubled))
+    same = torch.allclose(split, once), torch.allclose(said, once)
+    assert same == {"sums": (True, False), "means": (False, True), "sums and means": (False, False)}[made.compares]
+
+
+@OBJECTIVES
 def test_the_order_of_pairs_is_of_no_matter(name: str) -> None:
     policy, base, counts = some_tokens()
     made = objective(name)

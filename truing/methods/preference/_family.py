@@ -29,12 +29,18 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
         entanglement: which gradients tell whether a step will raise the chosen reply, measured on every eighth pair:
             those of the output projection, which cost next to nothing, or of every weight that is trained.
         uses_reference: whether the loss reads the base's log-probabilities; where it does not, none are computed.
+        compares: sums of log-probabilities over a reply's tokens, means, or both.
     """
 
     entanglement: Literal["off", "last_layer", "exact"] = "last_layer"
 
     reads: ClassVar[frozenset[str]] = frozenset({"pairs"})
     uses_reference: ClassVar[bool] = True
+    compares: ClassVar[Literal["sums", "means", "sums and means"]] = "sums"
+
+    @classmethod
+    def traits(cls) -> Mapping[str, str]:
+        return {"reference": "base" if cls.uses_reference else "none", "compares": cls.compares}
 
     @abstractmethod
     def loss(self, pairs: PairLogps) -> torch.Tensor:

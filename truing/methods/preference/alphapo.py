@@ -38,6 +38,7 @@ class AlphaPO(PreferenceMethod):
     """SimPO whose reward falls faster, or slower, than the log-probability; needs no reference pass."""
 
     uses_reference: ClassVar[bool] = False
+    compares = "means"
     beta: Annotated[float, Gt(0)] = 2.0
     simpo_gamma: Annotated[float, Ge(0)] = 1.0
     alpha: float = 0.25

@@ -39,6 +39,7 @@ class ASFT(PreferenceMethod):
     """Raises the chosen reply and lowers the rejected one, each by its own likelihood; needs no reference pass."""
 
     uses_reference: ClassVar[bool] = False
+    compares = "means"
     beta: Annotated[float, Gt(0)] = 1.0
     asft_lambda: Annotated[float, Ge(0)] = 1.0
 

@@ -37,6 +37,7 @@ class CPO(PreferenceMethod):
     """Raises the chosen reply over the rejected one and imitates it; needs no reference pass."""
 
     uses_reference: ClassVar[bool] = False
+    compares = "sums and means"
     beta: Annotated[float, Gt(0)] = 0.1
     cpo_alpha: Annotated[float, Ge(0)] = 1.0
     label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0

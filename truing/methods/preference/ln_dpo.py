@@ -34,6 +34,7 @@ def ln_dpo_loss(pairs: PairLogps, *, beta: float, label_smoothing: float) -> tor
 class LNDPO(PreferenceMethod):
     """DPO per token: a long reply weighs no more than a short one."""
 
+    compares = "means"
     beta: Annotated[float, Gt(0)] = 2.0
     label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0
 

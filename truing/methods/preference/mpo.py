@@ -44,6 +44,7 @@ class MPO(PreferenceMethod):
         beta: for every loss that has one and is not given another.
     """
 
+    compares = "sums and means"
     loss_type: tuple[str, ...] = ("dpo", "bco_pair", "sft_chosen")
     loss_weights: tuple[float, ...] = (0.8, 0.2, 1.0)
     loss_settings: tuple[Mapping[str, object], ...] = ()

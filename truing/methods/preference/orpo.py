@@ -36,6 +36,7 @@ class ORPO(PreferenceMethod):
     """Imitates the chosen reply and raises its odds over the rejected one, in one stage without a reference pass."""
 
     uses_reference: ClassVar[bool] = False
+    compares = "means"
     beta: Annotated[float, Ge(0)] = 0.1
 
     def loss(self, pairs: PairLogps) -> torch.Tensor:

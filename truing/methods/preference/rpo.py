@@ -36,6 +36,7 @@ def rpo_loss(pairs: PairLogps, *, beta: float, rpo_alpha: float) -> torch.Tensor
 class RPO(PreferenceMethod):
     """DPO that also imitates the chosen reply, so that its probability does not fall with the rejected one's."""
 
+    compares = "sums and means"
     beta: Annotated[float, Gt(0)] = 0.1
     rpo_alpha: Annotated[float, Ge(0)] = 1.0
 

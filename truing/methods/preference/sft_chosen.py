@@ -30,6 +30,7 @@ class SFTChosen(PreferenceMethod):
     """Imitates the chosen replies and ignores the rejected: a baseline on the same pairs, and a term of mpo."""
 
     uses_reference: ClassVar[bool] = False
+    compares = "means"
 
     def loss(self, pairs: PairLogps) -> torch.Tensor:
         return sft_chosen_loss(pairs)

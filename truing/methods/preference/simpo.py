@@ -36,6 +36,7 @@ class SimPO(PreferenceMethod):
     """Raises the chosen reply's mean log-probability over the rejected one's by a margin; needs no reference pass."""
 
     uses_reference: ClassVar[bool] = False
+    compares = "means"
     beta: Annotated[float, Gt(0)] = 2.0
     simpo_gamma: Annotated[float, Ge(0)] = 1.0
     label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
@@ -47,6 +47,10 @@ class TRDPO(PreferenceMethod):
     beta: Annotated[float, Gt(0)] = 0.1
     ref_model_mixup_alpha: Annotated[float, Gt(0), Le(1)] = 0.6
     ref_model_sync_steps: Annotated[int, Ge(1)] = 512
+
+    @classmethod
+    def traits(cls) -> Mapping[str, str]:
+        return {**super().traits(), "reference": "a copy that follows"}
 
     def loss(self, pairs: PairLogps) -> torch.Tensor:
         return tr_dpo_loss(pairs, beta=self.beta)

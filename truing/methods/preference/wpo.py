@@ -40,6 +40,7 @@ def wpo_loss(pairs: PairLogps, *, beta: float) -> torch.Tensor:
 class WPO(PreferenceMethod):
     """DPO that trusts pairs the more, the more both replies are what the policy itself might say."""
 
+    compares = "sums and means"
     beta: Annotated[float, Gt(0)] = 0.1
 
     @property
