@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import random
+import re
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from truing.core.errors import InputError
+from truing.core.recipe import parse
 from truing.logic import (
     ATOMS,
     Proposition,
@@ -32,6 +36,8 @@ from truing.logic import (
 from truing.logic.picture import picture
 
 EVERY = list(structures())
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "logic.md").read_text(encoding="utf-8")
 GRID = [0.02, 0.2, 0.37, 0.5, 0.71, 0.9, 0.99]
 
 
@@ -157,6 +163,14 @@ def test_which_losses_prefer_at_every_point() -> None:
     assert sum(one.reads("W") and one.reads("L") for one in right) == 34
 
 
+def test_the_losses_have_186_different_ratios() -> None:
+    """Told apart in fractions, at three points."""
+    points = [{"W": Fraction(2, 7), "L": Fraction(3, 5)}, {"W": Fraction(8, 9), "L": Fraction(1, 3)},
+              {"W": Fraction(5, 11), "L": Fraction(10, 13)}]  # fmt: skip
+    losses = [one for one in EVERY if is_loss(one)]
+    assert len({tuple(one.top.weight(at) / one.bottom.weight(at) for at in points) for one in losses}) == 186
+
+
 def test_a_ratio_is_recognised_from_code() -> None:
     found = recognise(lambda p, q: math.log(p / q))
     assert [name_of(one) for one in found if name_of(one)] == ["cpo"]
@@ -210,15 +224,14 @@ def test_is_monomial_says_where_the_ratio_is_one_of_products() -> None:
 def test_the_drawing_is_the_one_in_the_docs() -> None:
     """The page says how to make it again."""
     drawn = picture()
-    assert (Path(__file__).parents[2] / "docs" / "logic.svg").read_text(encoding="utf-8") == drawn
+    assert (DOCS / "logic.svg").read_text(encoding="utf-8") == drawn
     assert drawn.count("<circle") == 256 + 3
     assert drawn.count('rx="8"') == 16
 
 
 def test_every_row_of_the_page_is_right() -> None:
     """Formulas and ratios of the tables in ``docs/logic.md``."""
-    page = (Path(__file__).parents[2] / "docs" / "logic.md").read_text(encoding="utf-8")
-    rows = [[cell.strip(" `") for cell in line.replace("\\|", "¦").split("|")[1:-1]] for line in page.splitlines()
+    rows = [[cell.strip(" `") for cell in line.replace("\\|", "¦").split("|")[1:-1]] for line in PAGE.splitlines()
             if " over " in line and line.startswith("| `")]  # fmt: skip
     assert len(rows) >= 8
     for name, fraction, sentence, ratio, *_ in rows:
@@ -227,3 +240,18 @@ def test_every_row_of_the_page_is_right() -> None:
         assert ratio == structure.ratio
         if sentence:
             assert read(sentence.replace("¦", "|")) == structure
+
+
+def test_the_examples_of_the_page_run() -> None:
+    """What Python prints, and what a recipe may say."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    example = doctest.DocTestParser().get_doctest(code, {}, "logic.md", None, None)
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=4)
+    arms, mixed = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    recipe = parse({"model": "m", "data": {"pairs": "p"}, **yaml.safe_load(arms)}, name="n")
+    assert recipe.faults == ()
+    same = [point.steps[0].settings["formula"] for point in recipe.points[:2]]
+    assert read(same[0]) == read(same[1])
+    assert (
+        parse({"model": "m", "data": {"pairs": "p"}, "arms": {"rpo": [yaml.safe_load(mixed)]}}, name="n").faults == ()
+    )

@@ -29,7 +29,7 @@ TITLES = {
 }
 """Of the losses that have names: the title, and what is said below it."""
 INK, FAINT, PAPER, NAMED, NEW, LINE = "#1b1f24", "#6b7280", "#fdfcf8", "#dcebf7", "#ffffff", "#c9c4b6"
-BLUE, ORANGE = "#2f6da8", "#c9713f"
+BLUE = "#2f6da8"
 
 
 def picture() -> str:

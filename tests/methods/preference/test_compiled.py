@@ -35,7 +35,13 @@ from truing.models.local import Local
 
 WORDS = [("name a tool", "a saw", "no"), ("say hi", "hi there", "x"), ("count", "one two", "?"), ("why", "as is", "so")]
 PAIRS = tuple(Pair(user(prompt), chosen, rejected) for prompt, chosen, rejected in WORDS)
-QUICK = {"learning_rate": 3e-3, "max_steps": 4, "logging_steps": 1, "per_device_train_batch_size": 4, "tokens_per_batch": 20}
+QUICK = {
+    "learning_rate": 3e-3,
+    "max_steps": 4,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 4,
+    "tokens_per_batch": 20,
+}
 SIXTEEN = [str(one) for one in preferences()]
 
 
