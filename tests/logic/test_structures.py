@@ -191,6 +191,7 @@ def test_what_cancels_is_taken_out_and_changes_nothing() -> None:
 def test_what_a_ratio_reads_is_told_also_where_factors_cancel() -> None:
     shared = read("(W xor L) & Rw over (W xor L) & Rl")
     assert [name for name in ATOMS if shared.reads(name)] == ["Rw", "Rl"]
+    assert read("W xor L over true").reads("W")  # though not where the rejected reply has a chance of one half
     assert [name for name in ATOMS if known()["simpo"].reads(name)] == ["W", "L", "Mw", "Ml"]
 
 

@@ -93,7 +93,7 @@ class Structure:
             return False
         found = set()
         for chance in (Fraction(2, 7), Fraction(3, 5), Fraction(8, 9)):
-            point = {other: Fraction(k + 2, k * k + 5) for k, other in enumerate(ATOMS)} | {name: chance}
+            point = {other: Fraction(1, prime) for other, prime in zip(ATOMS, PRIMES, strict=True)} | {name: chance}
             found.add(self.top.weight(point) / self.bottom.weight(point))
         return len(found) > 1
 
@@ -122,6 +122,7 @@ class Structure:
         return self
 
 
+PRIMES = (3, 5, 7, 11, 13, 17)
 _WIDEN = "Weaken what it demands, or its condition."
 
 
