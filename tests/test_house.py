@@ -22,7 +22,7 @@ from truing.core.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
-    "machine", "core", "engine", "data", "models", "judges", "methods", "probes", "report", "pipeline",
+    "machine", "core", "engine", "logic", "data", "models", "judges", "methods", "probes", "report", "pipeline",
     "arguments", "terminal", "manual", "cli", "__main__",
 )  # fmt: skip
 """From the bottom up: a module imports from its own layer and from those before it."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from truing.core.lazy import F, torch
+from truing.engine.stable import log1mexp as log1mexp
 from truing.methods.preference._pairs import PairLogps
 
 STEEP = 30.0  # exp(30) = 1e13 is beyond anything that is trained on, and its square is still a float32
-CERTAIN = 1e-8  # a probability within this of 1 counts as this far from it
 
 
 def logistic(logits: torch.Tensor, label_smoothing: float) -> torch.Tensor:
@@ -19,15 +19,6 @@ def logistic(logits: torch.Tensor, label_smoothing: float) -> torch.Tensor:
 def chosen_nll(pairs: PairLogps) -> torch.Tensor:
     """Negative log-likelihood of the chosen reply, a mean over its own tokens: ``(B,)``, nats a token."""
     return -pairs.averaged().chosen
-
-
-def log1mexp(logp: torch.Tensor) -> torch.Tensor:
-    """``log(1 - exp(logp))`` for ``logp <= 0``, nats. At ``logp = 0`` both value and slope are those of -1e-8."""
-    below = logp - (logp + CERTAIN).clamp_min(0).detach()
-    # Either form loses the other's half to rounding; where() hands the slope of both on, so both must be finite.
-    near = torch.log(-torch.expm1(below.clamp_min(-1)))
-    far = torch.log1p(-torch.exp(below.clamp_max(-0.5)))
-    return torch.where(below > -0.6931, near, far)
 
 
 def log_odds(logp: torch.Tensor) -> torch.Tensor:
