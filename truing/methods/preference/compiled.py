@@ -79,6 +79,7 @@ class Compiled(PreferenceMethod):
         simpo_gamma: the margin that Mw and Ml stand for, after scaling.
     """
 
+    compares = "means"
     formula: Annotated[str, AfterValidator(_is_loss)] = "W & Rl over L & Rw"
     with_reference: bool = False
     beta: Annotated[float, Gt(0)] = 2.0
