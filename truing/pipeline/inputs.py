@@ -102,7 +102,11 @@ def _read(
         inputs.digests[name] = shipped.digest
         return
     kind = cast(Kind, name)
-    split = derive and name in ("pairs", "demos", "ratings") and not (isinstance(spec, Mapping) and "hold_out" in spec)
+    split = (
+        derive
+        and name in ("pairs", "lists", "demos", "ratings")
+        and not (isinstance(spec, Mapping) and "hold_out" in spec)
+    )
     given = dict(spec) if isinstance(spec, Mapping) and "source" in spec else {"source": spec}
     share = {"hold_out": HELD_OUT} if split else {}
     limit = None if "max_length" in given or kind in ("contrasts", "texts") else longest
