@@ -103,8 +103,7 @@ def test_extreme_lists_have_finite_losses_and_gradients(name: str, dtype: torch.
 def test_a_table_of_five_replies_learns_their_order(name: str) -> None:
     scores = (0.1, 0.9, 0.4, 0.7, 0.2)
     found = learned(find(name)().loss, scores)
-    if name == "listwise/pairwise_sets":
-        assert found.argsort().tolist() == [0, 4, 2, 3, 1]
+    assert found.argsort().tolist() == [0, 4, 2, 3, 1]
     assert true_ndcg(found.tolist(), scores) == pytest.approx(1, abs=1e-9)
 
 
@@ -112,7 +111,7 @@ def test_the_gain_of_an_order_against_a_textbook() -> None:
     for seed in range(20):
         given = some_list(seed, 7, levels=4)
         labels = given.labels(())[0].tolist()
-        assert float(ndcg(given, ())) == pytest.approx(true_ndcg(given.ratio[0].tolist(), labels), abs=1e-12)
+        assert float(ndcg(given, ())) == pytest.approx(true_ndcg(given.ratio[0].detach().tolist(), labels), abs=1e-12)
 
 
 def test_level_replies_share_the_gain_of_all_their_orders() -> None:
@@ -145,7 +144,7 @@ def test_labels_are_scaled_by_the_list_or_by_a_range() -> None:
 def test_metrics_by_hand() -> None:
     """Best replies of a list are its chosen ones, worst its rejected ones; level pairs are half right."""
     given = lists(([3.0, 1.0, 1.0, -2.0], (2, 2, 1, 0)))
-    found = {name: float(value) for name, value in list_metrics(given, 0.5, ()).items()}
+    found = {name: float(value.detach()) for name, value in list_metrics(given, 0.5, ()).items()}
     assert found["rewards/chosen"] == pytest.approx(1.0)
     assert found["rewards/rejected"] == pytest.approx(-1.0)
     assert found["rewards/margins"] == pytest.approx(2.0)
@@ -156,7 +155,7 @@ def test_metrics_by_hand() -> None:
     assert found["lengths/longer_rewarded"] == found["lengths/longer_chosen"] == 0.5
     assert found["ndcg"] < 1
     longer = replace(given, tokens=torch.tensor([[9, 2, 5, 5]]))
-    found = {name: float(value) for name, value in list_metrics(longer, 0.5, ()).items()}
+    found = {name: float(value.detach()) for name, value in list_metrics(longer, 0.5, ()).items()}
     # The pairs 0-2, 0-3, 1-2, 1-3, 2-3: the longer is chosen in two, rejected in two, and one is even.
     assert found["lengths/longer_chosen"] == pytest.approx(0.5)
     assert found["lengths/longer_rewarded"] == pytest.approx((1 + 1 + 0.5 + 0 + 0.5) / 5)
