@@ -37,7 +37,7 @@ def by_hand(strength: torch.Tensor, labels: list[float], order: list[int]) -> to
 def test_against_plain_loops(levels: int) -> None:
     given = some_list(6, 6, levels=levels)
     strength = BETA * given.ratio[0]
-    order = sorted(range(6), key=lambda i: -float(strength[i]))
+    order = sorted(range(6), key=lambda i: -float(strength[i].detach()))
     wanted = by_hand(strength, given.labels(())[0].tolist(), order)
     torch.testing.assert_close(loss(given)[0], wanted)
     torch.testing.assert_close(slopes(loss, given), torch.autograd.grad(wanted, given.policy)[0])

@@ -35,7 +35,7 @@ def approx_ndcg_loss(lists: ListLogps, labels: torch.Tensor, *, beta: float, alp
     return -(gain / torch.log2(1 + rank)).sum(1) / most_dcg(gain)
 
 
-@method(paper="10.1007/s10791-009-9124-x", dial="beta", neutral={"max_steps": 0})
+@method(paper="Qin, Liu and Li 2010, doi:10.1007/s10791-009-9124-x", dial="beta", neutral={"max_steps": 0})
 class ApproxNDCG(ListMethod):
     """Raises the discounted gain of the order that the policy gives a list.
 

@@ -33,7 +33,7 @@ def list_net_loss(lists: ListLogps, labels: torch.Tensor, *, beta: float, temper
     return -(wanted * found.masked_fill(away, 0)).sum(1)
 
 
-@method(paper="10.1145/1273496.1273513", dial="beta", neutral={"max_steps": 0})
+@method(paper="Cao et al. 2007, doi:10.1145/1273496.1273513", dial="beta", neutral={"max_steps": 0})
 class ListNet(ListMethod):
     """Shares the list out among its replies as their scores do.
 
