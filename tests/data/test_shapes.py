@@ -182,6 +182,10 @@ REFUSALS: list[tuple[Kind, dict[str, Any], Reason]] = [
     ("ratings", {"prompt": "a", "completion": "b", "label": float("nan")}, Reason.NOT_A_NUMBER),
     ("pairs", {**PAIR, "margin": [1]}, Reason.NOT_A_NUMBER),
     ("pairs", {**PAIR, "score_chosen": 1, "score_rejected": 2}, Reason.NEGATIVE_MARGIN),
+    ("lists", {"prompt": "p", "completions": ["a"], "scores": [1]}, Reason.FEW),
+    ("lists", {"prompt": "p", "completions": ["a", "b"], "scores": [1]}, Reason.UNEVEN),
+    ("lists", {"prompt": "p", "completions": ["a", "b"], "scores": [1, 1]}, Reason.TIED),
+    ("lists", {"prompt": "p", "completions": ["a", "a"], "scores": [1, 2]}, Reason.TWICE),
     ("texts", {"text": " \n"}, Reason.EMPTY_TEXT),
     ("contrasts", {"positive": "", "negative": "b"}, Reason.EMPTY_TEXT),
 ]

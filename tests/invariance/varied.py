@@ -9,7 +9,7 @@ from typing import Any
 
 import fitting
 
-from truing.core.evidence import Demo, Evidence, Pair
+from truing.core.evidence import Demo, Evidence, Pair, Ranked
 from truing.core.method import build
 from truing.core.policy import user
 from truing.core.run import Run
@@ -88,10 +88,21 @@ def texts(seed: int, count: int) -> list[tuple[str, str, str]]:
     return [(words(30), words(25), words(25)) for _ in range(count)]
 
 
+def lists(rows: Sequence[tuple[str, str, str]]) -> list[Ranked]:
+    """Lists of two, three and four replies, some with a tie, each of its row's and of those after it."""
+    replies = [reply for row in rows for reply in row[1:]] * 2
+    scores = (1.0, 0.0, 1.0, 0.5)
+    return [
+        Ranked(user(row[0]), tuple(replies[2 * i : 2 * i + size]), scores[:size])
+        for i, (row, size) in enumerate(zip(rows, (2, 3, 4) * len(rows), strict=False))
+    ]
+
+
 TEXTS = texts(7, 14)
 EVIDENCE = Evidence(
     pairs=[Pair(user(prompt), chosen, rejected) for prompt, chosen, rejected in TEXTS],
     demos=[Demo(user(prompt), reply) for prompt, reply, _ in TEXTS],
+    lists=lists(TEXTS),
 )
 
 
@@ -120,4 +131,7 @@ TRAININGS: dict[str, Callable[..., Local]] = {
     "mean over examples": bare([1.0] * 14),
     "preference/dpo": by_method("preference/dpo"),
     "imitation/sft": by_method("imitation/sft"),
+    "listwise/plackett_luce": by_method("listwise/plackett_luce"),
+    "listwise/lipo": by_method("listwise/lipo"),
+    "listwise/opo": by_method("listwise/opo"),
 }

@@ -28,6 +28,15 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """A prompt and replies with a score each: higher is better, equal is a tie. Their order says nothing."""
+
+    prompt: Chat
+    replies: tuple[Reply, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Rating:
     """A prompt, a reply and how good it is: a score, or 1.0 / 0.0 for a label."""
 
@@ -74,6 +83,7 @@ class Evidence:
     prompts: Sequence[Chat] = ()
     demos: Sequence[Demo] = ()
     pairs: Sequence[Pair] = ()
+    lists: Sequence[Ranked] = ()
     ratings: Sequence[Rating] = ()
     contrasts: Sequence[Contrast] = ()
     principles: Sequence[str] = ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.core.errors import Fault, InputError, bad
-from truing.core.evidence import Contrast, Demo, Pair, Rating
+from truing.core.evidence import Contrast, Demo, Pair, Ranked, Rating
 from truing.core.policy import Chat, Reply
 from truing.data.contract import Fitted, Ledger, Measurer, Verdict, fit
 from truing.data.lines import Row
@@ -70,7 +70,7 @@ def load(
     """Read a source as rows of one kind, strictly: each row is kept, repaired, shortened or refused, and counted.
 
     Args:
-        kind: ``pairs``, ``demos``, ``prompts``, ``ratings``, ``contrasts`` or ``texts``.
+        kind: ``pairs``, ``lists``, ``demos``, ``prompts``, ``ratings``, ``contrasts`` or ``texts``.
         source: a path, a Hub name, Python objects, or a mapping (see :class:`Source`).
         limit: at most this many rows of the source are kept; over the mapping's own.
         max_length: most tokens of a prompt with its longest reply; over the mapping's own.
@@ -166,7 +166,7 @@ def _settled(shaped: Shaped, fitted: Fitted) -> Usable | Verdict:
 def prompt_of(item: Item) -> Chat:
     """The prompt of a row; the positive side of a contrast; a text has none."""
     match item:
-        case Pair() | Demo() | Rating():
+        case Pair() | Ranked() | Demo() | Rating():
             return item.prompt
         case Contrast():
             return item.positive
@@ -180,6 +180,8 @@ def _replies(item: Item) -> tuple[Reply, ...]:
     match item:
         case Pair():
             return item.chosen, item.rejected
+        case Ranked():
+            return item.replies
         case Demo() | Rating():
             return (item.reply,)
         case _:
@@ -187,7 +189,7 @@ def _replies(item: Item) -> tuple[Reply, ...]:
 
 
 def _with_prompt(item: Item, chat: Chat) -> Item:
-    return replace(item, prompt=chat) if isinstance(item, Pair | Demo | Rating) else chat
+    return replace(item, prompt=chat) if isinstance(item, Pair | Ranked | Demo | Rating) else chat
 
 
 def held_out(item: Item, share: float) -> bool:

@@ -65,8 +65,7 @@ class Reader:
 
     def turns(self, value: object, place: str) -> Chat:
         """Messages of a cell: a list of them, one of them, or a column of roles beside one of contents."""
-        if isinstance(value, Mapping) and all(isinstance(cell, list | tuple) for cell in value.values()):
-            value = [dict(zip(value, cells, strict=False)) for cells in zip(*value.values(), strict=False)]
+        value = transposed(value)
         items = [value] if isinstance(value, Mapping) else value
         if not isinstance(items, Sequence) or isinstance(items, str | bytes):
             raise Refused(Reason.NOT_TEXT, f"{place} is a {type(value).__name__}, neither text nor messages")
@@ -94,6 +93,13 @@ class Reader:
         speakers = {"Human": "user", "Assistant": "assistant"}
         found = [Message(speakers[mark[1]], text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
         return tuple(Message(turn.role, self.text(turn.content, place)) for turn in found)
+
+
+def transposed(value: object) -> object:
+    """Columns side by side, as Arrow gives a list of structs, as the list that they are; all else as it is."""
+    if isinstance(value, Mapping) and all(isinstance(cell, list | tuple) for cell in value.values()):
+        return [dict(zip(value, cells, strict=False)) for cells in zip(*value.values(), strict=False)]
+    return value
 
 
 def is_transcript(value: object) -> bool:

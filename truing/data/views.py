@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
-from truing.core.evidence import Contrast, Demo, Pair, Rating
+from truing.core.evidence import Contrast, Demo, Pair, Ranked, Rating
 from truing.core.policy import Chat, Message, Reply
 from truing.data.shapes import Item
 
@@ -37,6 +37,9 @@ def _columns(item: Item) -> dict[str, Any]:
         case Pair():
             row = {"prompt": _messages(item.prompt), "chosen": _reply(item.chosen), "rejected": _reply(item.rejected)}
             return row if item.margin is None else {**row, "margin": item.margin}
+        case Ranked():
+            replies = [_reply(reply) for reply in item.replies]
+            return {"prompt": _messages(item.prompt), "completions": replies, "scores": list(item.scores)}
         case Demo():
             return {"prompt": _messages(item.prompt), "completion": _reply(item.reply)}
         case Rating():
@@ -67,6 +70,9 @@ def decode(line: bytes) -> Any:
     prompt = _chat(row["prompt"])
     if "chosen" in row:
         return Pair(prompt, row["chosen"][0]["content"], row["rejected"][0]["content"], row.get("margin"))
+    if "completions" in row:
+        replies = tuple(reply[0]["content"] for reply in row["completions"])
+        return Ranked(prompt, replies, tuple(row["scores"]))
     if "label" in row:
         return Rating(prompt, row["completion"][0]["content"], row["label"])
     return Demo(prompt, row["completion"][0]["content"]) if "completion" in row else prompt

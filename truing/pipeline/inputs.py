@@ -106,7 +106,7 @@ def _read(
         return
     kind = cast(Kind, name)
     given = dict(spec) if isinstance(spec, Mapping) and "source" in spec else {"source": spec}
-    splits = name in ("pairs", "demos", "ratings")
+    splits = name in ("pairs", "lists", "demos", "ratings")
     if derive and splits:
         given.setdefault("hold_out", HELD_OUT)
     limit = None if "max_length" in given or kind in ("contrasts", "texts") else longest

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt
 
 from truing.core.errors import bad
-from truing.core.evidence import Evidence, Pair
+from truing.core.evidence import Evidence, Pair, Ranked
 from truing.core.method import Method
 from truing.core.policy import Chat, Draw, Policy, Sampling
 from truing.core.run import Run
@@ -18,18 +18,17 @@ from truing.engine.cache import draws
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairSynthesis(Method[Policy, Evidence]):
-    """Draws from the base, asks the judge, and makes pairs. Replies stay the tokens that were drawn."""
+class Synthesis(Method[Policy, Evidence]):
+    """Draws from the base, asks the judge, and makes the field that a member writes. Replies stay what was drawn."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"prompts", "judge"})
-    writes: ClassVar[frozenset[str]] = frozenset({"pairs"})
     draws: Annotated[int, Ge(0)] = 8
     max_new_tokens: Annotated[int, Ge(1)] = 64
     temperature: Annotated[float, Gt(0)] = 1.0
 
     @abstractmethod
-    def propose(self, chat: Chat, draws: Sequence[Draw], scores: Sequence[float]) -> list[Pair]:
-        """The pairs of one prompt, from its draws and their scores; none where they teach nothing."""
+    def propose(self, chat: Chat, draws: Sequence[Draw], scores: Sequence[float]) -> Sequence[Pair | Ranked]:
+        """The evidence of one prompt, from its draws and their scores; none where they teach nothing."""
 
     def __call__(self, base: Policy, evidence: Evidence, run: Run, /) -> Evidence:
         if self.draws == 0:
@@ -42,10 +41,16 @@ class PairSynthesis(Method[Policy, Evidence]):
         pools = draws(base, chats, n=self.draws, sampling=sampling, rng=stream, cache=run.cache, log=run.log)
         flat = [(chat, draw.text) for chat, pool in zip(chats, pools, strict=True) for draw in pool]
         scores = evidence.judge.score([chat for chat, _ in flat], [text for _, text in flat])
-        pairs = []
+        (kind,), made = self.writes, list[Pair | Ranked]()
         for i, (chat, pool) in enumerate(zip(chats, pools, strict=True)):
-            pairs += self.propose(chat, pool, scores[i * self.draws : (i + 1) * self.draws])
-        run.log.say(f"  {len(pairs)} pairs from {len(flat)} draws to {len(chats)} prompts")
-        if not pairs:
+            made += self.propose(chat, pool, scores[i * self.draws : (i + 1) * self.draws])
+        run.log.say(f"  {len(made)} {kind} from {len(flat)} draws to {len(chats)} prompts")
+        if not made:
             raise bad(self.card.name, "no prompt has both better and worse draws", "Draw more, or change the judge.")
-        return Evidence(pairs=tuple(pairs))
+        found: dict[str, Any] = {kind: tuple(made)}
+        return Evidence(**found)
+
+
+def said(draw: Draw) -> object:
+    """What tells two draws apart; an endpoint's have no tokens."""
+    return draw.token_ids or draw.text

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
 from truing.core.evidence import Pair
 from truing.core.method import method
 from truing.core.policy import Chat, Draw
-from truing.methods.synthesize._family import PairSynthesis
-
-
-def _said(draw: Draw) -> object:
-    """What tells two draws apart; an endpoint's have no tokens."""
-    return draw.token_ids or draw.text
+from truing.methods.synthesize._family import Synthesis, said
 
 
 @method(paper="arXiv:2406.00832", dial="draws", neutral={"draws": 0})
-class BestAndWorst(PairSynthesis):
+class BestAndWorst(Synthesis):
     """Pairs the best draw of a prompt with its worst, the second best with the second worst, and so on.
 
     Draws of one score teach nothing against each other and are never paired. Of equal scores the shorter reply
     counts as neither better nor worse: the order of drawing decides.
     """
 
+    writes: ClassVar[frozenset[str]] = frozenset({"pairs"})
     pairs_per_prompt: Annotated[int, Ge(1)] = 2
 
     def propose(self, chat: Chat, draws: Sequence[Draw], scores: Sequence[float]) -> list[Pair]:
@@ -35,5 +31,5 @@ class BestAndWorst(PairSynthesis):
         return [
             Pair(chat, draws[best], draws[worst], margin=scores[best] - scores[worst])
             for best, worst in ends
-            if scores[best] > scores[worst] and _said(draws[best]) != _said(draws[worst])
+            if scores[best] > scores[worst] and said(draws[best]) != said(draws[worst])
         ]

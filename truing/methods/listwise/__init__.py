@@ -1,0 +1,1 @@
+"""Prompts with ranked or scored replies -> trained policy."""
