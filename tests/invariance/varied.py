@@ -105,11 +105,11 @@ def bare(weights: Sequence[float]) -> Callable[..., Local]:
     return made
 
 
-def by_method(name: str, **own: Any) -> Callable[..., Local]:
+def by_method(name: str) -> Callable[..., Local]:
     """A real method on texts."""
 
     def made(base: Local, run: Run, **settings: Any) -> Local:
-        trained = build(name, **own, **settings)(base, EVIDENCE, run)
+        trained = build(name, **settings)(base, EVIDENCE, run)
         assert isinstance(trained, Local)
         return trained
 
@@ -121,5 +121,6 @@ TRAININGS: dict[str, Callable[..., Local]] = {
     "mean over examples": bare([1.0] * 14),
     "preference/dpo": by_method("preference/dpo"),
     "imitation/sft": by_method("imitation/sft"),
-    "unlearn/npo": by_method("unlearn/npo", retain="kl"),  # two kinds of examples, and whole distributions of the base
+    "unpaired/kto": by_method("unpaired/kto"),  # each step beside mismatched examples of it
+    "unpaired/bco": by_method("unpaired/bco"),  # a running mean
 }

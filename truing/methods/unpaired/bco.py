@@ -19,8 +19,8 @@ from truing.methods.unpaired._rated import RunningMean
 def bco_loss(rated: RatedLogps, delta: torch.Tensor, weight: torch.Tensor, *, beta: float) -> torch.Tensor:
     """Cross-entropy of desirable against undesirable. Jung et al. 2024, arXiv:2404.04656.
 
-    ``softplus(-(r - delta))`` for a desirable reply, ``w softplus(r - delta)`` for another, ``r = beta h``. For any pair
-    the sum of the two is above DPO's loss, and nearest to it where ``delta`` is the mean of the two rewards. The
+    ``softplus(-(r - delta))`` for a desirable reply, ``w softplus(r - delta)`` for another, ``r = beta h``. For any
+    pair the sum of the two is above DPO's loss, and nearest to it where ``delta`` is the mean of the two rewards. The
     gradient in ``h`` is ``-beta sigmoid(-(r - delta))`` and ``beta w sigmoid(r - delta)``: it fades on replies that are
     told right, and only there. None goes through ``delta``.
 

@@ -89,4 +89,4 @@ class KTO(UnpairedMethod):
             raise bad(fault.place, fault.fact, fault.mend)
         if len({tree.prompt for tree in trees}) == 1:
             fact = "sets each prompt beside the reply to another, and all ratings are of one prompt"
-            raise bad(self.card.name, fact, "Give ratings of more prompts, or use unpaired/apo_zero.")
+            raise bad(self.card.name, fact, "Give ratings of more prompts, or use unpaired/apo_zero_unpaired.")

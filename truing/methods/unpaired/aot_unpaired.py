@@ -64,7 +64,7 @@ def couples(values: torch.Tensor, others: torch.Tensor, width: int) -> tuple[tor
 
 
 @method(paper="arXiv:2406.05882", dial="beta", neutral={"max_steps": 0})
-class AOT(UnpairedMethod):
+class AOTUnpaired(UnpairedMethod):
     """Wants the desirable replies to be rewarded more than the others as a whole, quantile by quantile.
 
     What an example is measured by are the examples of the other side in its step, so every step is scored twice. A step

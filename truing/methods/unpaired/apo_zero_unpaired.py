@@ -33,7 +33,7 @@ def apo_zero_unpaired_loss(
 
 
 @method(paper="arXiv:2408.06266", dial="beta", neutral={"max_steps": 0})
-class APOZero(UnpairedMethod):
+class APOZeroUnpaired(UnpairedMethod):
     """Raises desirable replies over the base and lowers the others, each for itself and only so far.
 
     Attributes:
