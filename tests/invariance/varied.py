@@ -9,7 +9,7 @@ from typing import Any
 
 import fitting
 
-from truing.core.evidence import Demo, Evidence, Pair, Ranked
+from truing.core.evidence import Demo, Evidence, Pair, Ranked, Rating
 from truing.core.method import build
 from truing.core.policy import user
 from truing.core.run import Run
@@ -103,6 +103,7 @@ EVIDENCE = Evidence(
     pairs=[Pair(user(prompt), chosen, rejected) for prompt, chosen, rejected in TEXTS],
     demos=[Demo(user(prompt), reply) for prompt, reply, _ in TEXTS],
     lists=lists(TEXTS),
+    ratings=[Rating(user(prompt), reply, k % 3 / 2) for k, (prompt, reply, _) in enumerate(TEXTS)],
 )
 
 
@@ -134,4 +135,6 @@ TRAININGS: dict[str, Callable[..., Local]] = {
     "listwise/plackett_luce": by_method("listwise/plackett_luce"),
     "listwise/lipo": by_method("listwise/lipo"),
     "listwise/opo": by_method("listwise/opo"),
+    "unpaired/kto": by_method("unpaired/kto"),  # each step beside mismatched examples of it
+    "unpaired/bco": by_method("unpaired/bco"),  # a running mean
 }

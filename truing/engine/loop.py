@@ -58,11 +58,8 @@ class Loop:
 
     def _refuse(self) -> None:
         """Refuse an objective that needs more than a process has."""
-        if self.objective.survey is not None and self.processes.count > 1:
-            fact = "ranks the examples of a whole step, of which each process sees a part"
-            raise bad(type(self.settings).__name__, fact, "Train it in one process.")
         if self.objective.companion is not None and self.spread.sharded:
-            fact = "has a reference that moves along with the weights, of which each process holds a part"
+            fact = "keeps something that goes along with the weights, of which each process holds a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
 
     def go(self) -> None:
@@ -147,32 +144,50 @@ class Loop:
     def _scored(self, members: Sequence[int]) -> Iterator[tuple[list[int], bool, TreeScores]]:
         """This process's passes over some examples, with their scores and whether they count.
 
-        An objective that asks for it is shown all of them at once before the first: by a pass of its own without
+        An objective that asks for it is shown all of them at once before the first: by passes of their own without
         gradient, or where one pass holds them all, by that.
         """
         passes = self.spread.passes(self.trees, members, self.settings.tokens_per_batch)
-        survey = self.objective.survey
-        if survey is not None and len(passes) > 1:
-            with torch.no_grad():
-                survey(
-                    _joined([self._score(numbers) for numbers, _ in passes]), [i for part, _ in passes for i in part]
-                )
+        survey, beside = self.objective.survey, self.objective.beside
+        at_once = len(passes) == 1 and beside is None and self.processes.count == 1
+        if survey is not None and not at_once:
+            survey(self._surveyed(beside(members) if beside else [self.trees[i] for i in members]), members)
         for numbers, counts in passes:
-            scores = self._score(numbers)
-            if survey is not None and len(passes) == 1:
-                survey(_joined([scores]), numbers)
+            scores = self._score([self.trees[i] for i in numbers])
+            if survey is not None and at_once:
+                survey(TreeScores(scores.tokens.detach(), scores.owner, scores.counts), numbers)
             yield numbers, counts, scores
 
-    def _score(self, numbers: Sequence[int]) -> TreeScores:
+    def _surveyed(self, trees: Sequence[Tree]) -> TreeScores:
+        """Scores of all these trees, without gradient, by all processes together; the same in each of them."""
+        passes = self.spread.passes(trees, range(len(trees)), self.settings.tokens_per_batch)
+        order: list[int] = []
+        pieces = []
+        with torch.no_grad():
+            for places, counts in passes:  # a pass that counts nothing is made too: others wait for its part of a shard
+                scores = self._score([trees[k] for k in places])
+                order += places if counts else []
+                pieces.append(scores.tokens if counts else scores.tokens[:0])
+        mine = torch.cat(pieces)
+        device = mine.device
+        lengths = [sum(map(len, tree.replies)) for tree in trees]
+        found: dict[int, torch.Tensor] = {}
+        for places, flat in self.processes.gathered((order, mine.cpu() if self.processes.count > 1 else mine)):
+            found |= zip(places, flat.to(device).split([lengths[k] for k in places]), strict=True)
+        sizes = torch.tensor([len(reply) for tree in trees for reply in tree.replies], device=device)
+        owner = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
+        return TreeScores(torch.cat([found[k] for k in range(len(trees))]), owner, sizes)
+
+    def _score(self, trees: Sequence[Tree]) -> TreeScores:
         with autocast(self.settings.precision):
-            return self.spread.score([self.trees[i] for i in numbers])
+            return self.spread.score(trees)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
     def _log(self) -> None:
         """A row of metrics, and what is new in the verdict on all rows: the one time that the device is waited for."""
-        found = self.meter.read()
+        found = self._told(self.meter)
         ahead: dict[str, float] = {"step": self.step, "epoch": round(self.step / self.per_epoch, 4)}
         tail = {"learning_rate": self.rate, "num_tokens": self.tokens, "tokens_per_second": round(self.speed, 1)}
         row = {**ahead, **found, **tail, "peak_memory": device_peak() or self.resident}
@@ -189,7 +204,12 @@ class Loop:
             for numbers, counts, scores in self._scored(self.held_out):
                 losses, metrics = self.objective.loss(scores, numbers)
                 self._take_in(meter, losses, metrics, numbers, counts=counts)
-        self.run.log.metrics({"step": self.step, **{f"eval_{name}": mean for name, mean in meter.read().items()}})
+        self.run.log.metrics({"step": self.step, **{f"eval_{name}": mean for name, mean in self._told(meter).items()}})
+
+    def _told(self, meter: Meter) -> dict[str, float]:
+        """The means since the last reading, and what follows from them."""
+        found = meter.read()
+        return {**found, **(self.objective.derive(found) if self.objective.derive is not None else {})}
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and plain values that decide everything from here on; gathered, whatever they are spread over."""
@@ -217,10 +237,3 @@ class Loop:
         self.step, self.tokens, self.rows = plain["step"], plain["tokens"], list(plain["rows"])
         self.told = set(plain["told"])
         self.meter.restore(plain["meter"], mine=self.processes.main)
-
-
-def _joined(parts: Sequence[TreeScores]) -> TreeScores:
-    """The scores of several passes as those of one, without gradient."""
-    counts = torch.cat([part.counts for part in parts])
-    owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-    return TreeScores(torch.cat([part.tokens.detach() for part in parts]), owner, counts)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Protocol
 from annotated_types import Ge, Gt, Le
 
 from truing.core.lazy import torch
-from truing.core.policy import Opening, TreeScores, Workbench
+from truing.core.policy import Opening, Tree, TreeScores, Workbench
 from truing.engine.precision import Precision
 
 
@@ -92,10 +92,13 @@ class Objective:
 
     Attributes:
         weights: ``N`` numbers, one an example: 1 for a mean over examples, its tokens for a mean over tokens.
-        loss: from the scores of some trees and their numbers to ``(B,)`` losses and metrics, each ``(B,)``.
+        loss: from the scores of some trees and their numbers to ``(B,)`` losses and metrics, each ``(n,)``: of all B or
+            of those that it is about.
         inspect: more metrics, of as many of these examples as it likes, each ``(n,)``; asked with the scores' graph.
         survey: is shown all examples of a step, scored without gradient, before the loss of any is asked for; for
             losses that depend on the whole step. It costs one more forward pass.
+        beside: from the examples of a step to as many trees, which the survey is shown in their place.
+        derive: what follows from the means that are logged, and is logged with them.
         companion: what goes along.
         collisions: whether scores must tell the chance that two draws of the policy agree, token by token.
     """
@@ -104,6 +107,8 @@ class Objective:
     loss: Callable[[TreeScores, Sequence[int]], tuple[torch.Tensor, Mapping[str, torch.Tensor]]]
     inspect: Callable[[Workbench, TreeScores, Sequence[int]], Mapping[str, torch.Tensor]] | None = None
     survey: Callable[[TreeScores, Sequence[int]], None] | None = None
+    beside: Callable[[Sequence[int]], Sequence[Tree]] | None = None
+    derive: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     companion: Companion | None = None
     collisions: bool = False
 

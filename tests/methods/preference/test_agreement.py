@@ -10,6 +10,7 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from objectives import from_tokens
 
 from truing.core.method import build
 from truing.methods.preference._family import PairLogps, PreferenceMethod
+from truing.methods.unpaired._family import RatedLogps, UnpairedMethod
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 trl = pytest.importorskip("trl", minversion="1.16")
@@ -123,6 +125,21 @@ def averaged(name: str, **settings: Any) -> Callable[[PairLogps], torch.Tensor]:
     return lambda pairs: made.loss(pairs.averaged()).mean()
 
 
+def unpaired(name: str, times: float = 1, **settings: Any) -> Callable[[PairLogps], torch.Tensor]:
+    """The mean of an unpaired objective over both replies of every pair."""
+    made = build(f"unpaired/{name}", **settings)
+    assert isinstance(made, UnpairedMethod)
+
+    def loss(pairs: PairLogps) -> torch.Tensor:
+        both = torch.cat([pairs.chosen, pairs.rejected]), torch.cat([pairs.ref_chosen, pairs.ref_rejected])
+        given = RatedLogps(*both, torch.arange(len(both[0])) < len(pairs.chosen))
+        if made.sees_step:
+            given = replace(given, of_step=made.of_step(replace(given, policy=given.policy.detach())))
+        return times * made.loss(given).mean()
+
+    return loss
+
+
 SAME = {
     "dpo": (ours("dpo", beta=BETA), dpo_trainers("sigmoid")),
     "hinge": (ours("hinge", beta=BETA), dpo_trainers("hinge")),
@@ -134,6 +151,12 @@ SAME = {
     "sppo_hard": (ours("sppo_hard", beta=BETA), dpo_trainers("sppo_hard")),
     "aot": (ours("aot", beta=BETA, label_smoothing=0.1), dpo_trainers("aot", label_smoothing=0.1)),
     "apo_zero": (ours("apo_zero", beta=BETA), dpo_trainers("apo_zero")),
+    "aot_unpaired": (
+        unpaired("aot_unpaired", beta=BETA, label_smoothing=0.1),
+        dpo_trainers("aot_unpaired", label_smoothing=0.1),
+    ),
+    # Of a pair, TRL adds up the two replies; a mean over replies is half of that.
+    "bco without shift": (unpaired("bco", times=2, beta=BETA, shift="none"), dpo_trainers("bco_pair")),
     "apo_down": (ours("apo_down", beta=BETA), dpo_trainers("apo_down")),
     "discopop": (ours("discopop", beta=BETA), dpo_trainers("discopop")),
     "ln_dpo": (ours("ln_dpo", beta=BETA), dpo_trainers("sigmoid_norm")),

@@ -1,0 +1,1 @@
+"""Single replies that were rated -> a trained policy."""
