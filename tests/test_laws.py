@@ -18,7 +18,7 @@ from tiny import make_local
 import truing
 from truing.core.artefact import save_policy
 from truing.core.errors import InputError
-from truing.core.evidence import FIELDS, Demo, Evidence, Judge, Pair
+from truing.core.evidence import FIELDS, Demo, Evidence, Judge, Pair, Rating
 from truing.core.method import LADDER, build, find, names
 from truing.core.policy import Editable, Policy, Sampling, Scorable, user
 from truing.core.recipe import parse
@@ -37,6 +37,7 @@ HOW = Sampling(max_new_tokens=8)
 # Settings at which a run takes moments; everything else is the method's default.
 QUICK: dict[str, object] = {
     "max_steps": 3, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "n": 3, "draws": 6, "max_new_tokens": 8,
+    "refusals": ("hm",),
 }  # fmt: skip
 
 
@@ -67,7 +68,9 @@ def evidence(kind: str) -> Evidence:
     _, first, second = policies(kind)
     pairs = tuple(Pair(chat, REPLIES[k], REPLIES[k + 1]) for k, chat in enumerate(CHATS))
     demos = tuple(Demo(chat, REPLIES[k]) for k, chat in enumerate(CHATS))
-    return Evidence(prompts=CHATS, demos=demos, pairs=pairs, donors={"a": first, "b": second}, judge=Length())
+    ratings = tuple(Rating(chat, REPLIES[k], float(k % 2)) for k, chat in enumerate(CHATS))
+    donors = {"a": first, "b": second}
+    return Evidence(prompts=CHATS, demos=demos, pairs=pairs, ratings=ratings, donors=donors, judge=Length())
 
 
 def quick(name: str, **settings: object) -> Any:
@@ -119,7 +122,7 @@ def test_law_1_neither_base_nor_evidence_is_changed(name: str, kind: str) -> Non
     base, given = policies(kind)[0], evidence(kind)
     everyone = (base, *(donor for donor in given.donors.values() if isinstance(donor, Editable)))
     before = [{key: tensor.clone() for key, tensor in policy.weights().items()} for policy in everyone]
-    plain = {field: copy.deepcopy(getattr(given, field)) for field in ("prompts", "demos", "pairs")}
+    plain = {field: copy.deepcopy(getattr(given, field)) for field in ("prompts", "demos", "pairs", "ratings")}
     modes = [policy.model.training for policy in everyone if isinstance(policy, Local)]
     outcome = quick(name)(base, given, Run())
     if isinstance(outcome, Policy):

@@ -30,6 +30,15 @@ class TestMeter:
         assert meter.read() == {"a": 3.0, "b": pytest.approx(2 / 3), "loss": 0.5}
         assert meter.read() == {}
 
+    def test_names_of_one_group_may_be_of_different_examples(self) -> None:
+        """A pass with examples of one kind only tells of none of the other."""
+        meter = Meter()
+        meter.add({"a": torch.tensor([1.0, 3.0]), "b": torch.zeros(0)})
+        meter.add({"a": torch.zeros(0), "b": torch.tensor([5.0])})
+        meter.restore(json.loads(json.dumps(meter.state())))
+        meter.add({"a": torch.tensor([5.0]), "b": torch.zeros(0)})
+        assert meter.read() == {"a": 3.0, "b": 5.0}
+
     def test_what_was_written_down_goes_on_to_the_same_bits(self) -> None:
         values = [torch.tensor([0.1 * k, 1 / (k + 1)]) for k in range(6)]
         whole, first, second = Meter(), Meter(), Meter()
@@ -88,7 +97,7 @@ class TestSeveralProcesses:
         main.restore(state)
         second.restore(state, mine=False)
         assert main.state() == whole.state()
-        assert second.state() == [(["a"], [0.0], 0.0)]
+        assert second.state() == [(["a"], [0.0], [0.0])]
 
 
 class Counting(TorchDispatchMode):

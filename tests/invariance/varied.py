@@ -9,7 +9,7 @@ from typing import Any
 
 import fitting
 
-from truing.core.evidence import Demo, Evidence, Pair
+from truing.core.evidence import Demo, Evidence, Pair, Rating
 from truing.core.method import build
 from truing.core.policy import user
 from truing.core.run import Run
@@ -92,6 +92,7 @@ TEXTS = texts(7, 14)
 EVIDENCE = Evidence(
     pairs=[Pair(user(prompt), chosen, rejected) for prompt, chosen, rejected in TEXTS],
     demos=[Demo(user(prompt), reply) for prompt, reply, _ in TEXTS],
+    ratings=[Rating(user(prompt), reply, k % 3 / 2) for k, (prompt, reply, _) in enumerate(TEXTS)],
 )
 
 
@@ -104,11 +105,11 @@ def bare(weights: Sequence[float]) -> Callable[..., Local]:
     return made
 
 
-def by_method(name: str) -> Callable[..., Local]:
+def by_method(name: str, **own: Any) -> Callable[..., Local]:
     """A real method on texts."""
 
     def made(base: Local, run: Run, **settings: Any) -> Local:
-        trained = build(name, **settings)(base, EVIDENCE, run)
+        trained = build(name, **own, **settings)(base, EVIDENCE, run)
         assert isinstance(trained, Local)
         return trained
 
@@ -120,4 +121,5 @@ TRAININGS: dict[str, Callable[..., Local]] = {
     "mean over examples": bare([1.0] * 14),
     "preference/dpo": by_method("preference/dpo"),
     "imitation/sft": by_method("imitation/sft"),
+    "unlearn/npo": by_method("unlearn/npo", retain="kl"),  # two kinds of examples, and whole distributions of the base
 }

@@ -32,14 +32,14 @@ class Meter:
     def __init__(self, add_up: Callable[[Sequence[torch.Tensor]], None] | None = None) -> None:
         self.add_up = add_up
         self._sums: dict[tuple[str, ...], torch.Tensor] = {}
-        self._counts: dict[tuple[str, ...], float] = {}
+        self._counts: dict[tuple[str, ...], list[float]] = {}
         self._wrong: torch.Tensor | None = None  # (3,): step (0 is none), loss, norm of the gradient
 
     def add(self, values: Mapping[str, torch.Tensor], count: float | None = None, *, counts: bool = True) -> None:
-        """Take in values, each ``(n,)``.
+        """Take in values, each ``(n,)``; n may differ from name to name, and be 0.
 
         Args:
-            count: what their mean is over; ``n`` where it is None.
+            count: what their means are over; each name's ``n`` where it is None.
             counts: False for values that count nothing, of a process that only keeps step with others.
         """
         if not values:
@@ -48,8 +48,9 @@ class Meter:
         sums = torch.stack([wide(value).sum() for value in values.values()])
         before = self._sums.get(names, torch.zeros_like(sums))
         self._sums[names] = before.to(sums) + (sums if counts else torch.zeros_like(sums))
-        more = float(len(next(iter(values.values())))) if count is None else count
-        self._counts[names] = self._counts.get(names, 0.0) + (more if counts else 0.0)
+        more = [float(len(value)) if count is None else count for value in values.values()]
+        known = self._counts.get(names, [0.0] * len(names))
+        self._counts[names] = [a + b for a, b in zip(known, more, strict=True)] if counts else known
 
     def watch(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
         """Take note of whether step ``step`` (from 1) is finite; only the first that is not is kept."""
@@ -74,24 +75,24 @@ class Meter:
         """
         state = self.state()
         self._sums, self._counts = {}, {}
-        return {name: total / n for names, totals, n in state for name, total in zip(names, totals, strict=True) if n}
+        return {name: total / n for group in state for name, total, n in zip(*group, strict=True) if n}
 
-    def state(self) -> list[tuple[list[str], list[float], float]]:
-        """Names, sums and count of every group, of all processes: plain values, and all that :meth:`restore` needs.
+    def state(self) -> list[tuple[list[str], list[float], list[float]]]:
+        """Names, sums and counts of every group, of all processes: plain values, and all that :meth:`restore` needs.
 
         Raises:
             RunError: a step since the start was not finite, here or in another process.
         """
-        counts = [total.new_tensor([self._counts[names]]) for names, total in self._sums.items()]
+        counts = [total.new_tensor(self._counts[names]) for names, total in self._sums.items()]
         rest = iter(self._gathered([*self._sums.values(), *counts]))
-        sums = [[next(rest) for _ in names] for names in self._sums]
-        return [(list(names), sums[i], next(rest)) for i, names in enumerate(self._sums)]
+        sums, numbers = ([[next(rest) for _ in names] for names in self._sums] for _ in range(2))
+        return [(list(names), *both) for names, *both in zip(self._sums, sums, numbers, strict=True)]
 
     def restore(self, state: Sequence[Any], *, mine: bool = True) -> None:
         """Go on from what was written down, to the same bits. Of several processes, it is the main one's (``mine``)."""
         times = 1.0 if mine else 0.0
         self._sums = {tuple(n): times * torch.tensor(totals, dtype=torch.float64) for n, totals, _ in state}
-        self._counts = {tuple(n): times * count for n, _, count in state}
+        self._counts = {tuple(n): [times * count for count in counts] for n, _, counts in state}
 
     def _gathered(self, parts: Sequence[torch.Tensor]) -> list[float]:
         """The numbers of these vectors, over all processes, in the one transfer; refused if a step went wrong."""

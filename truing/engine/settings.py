@@ -98,6 +98,7 @@ class Objective:
             losses that depend on the whole step. It costs one more forward pass.
         companion: what goes along.
         collisions: whether scores must tell the chance that two draws of the policy agree, token by token.
+        divergences: whether scores must tell the KL from the base, token by token; it costs the base's forward pass.
     """
 
     weights: Sequence[float]
@@ -106,6 +107,7 @@ class Objective:
     survey: Callable[[TreeScores, Sequence[int]], None] | None = None
     companion: Companion | None = None
     collisions: bool = False
+    divergences: bool = False
 
 
 def learning_rate(settings: Training, step: int, total: int) -> float:
