@@ -33,6 +33,9 @@ from truing.probes.cost import Spent
 from truing.probes.memory import Peak
 from truing.probes.pool import Pool
 
+UNPROMPTED = ("perplexity", "cost", "forget_quality", "model_utility")
+"""Probes that ask no held-out prompt."""
+
 
 @dataclass(frozen=True)
 class Made:
@@ -183,6 +186,8 @@ class Workshop:
         known = {**pools, point.name: pool}
         names = self.probes(point, known)
         texts = load_neutral()[: asking.passages] if "perplexity" in names else ()
+        facts = self.inputs.facts
+        asked = "forget_quality" in names and facts is not None and facts.settings.retrained
         rows = measure(
             names,
             pool,
@@ -195,6 +200,8 @@ class Workshop:
             spent=replace(spent, tokens_per_reply=tokens_per_reply(pool)),
             run=Run(self.recipe.seed, None, self.cache, log=self.log),
             on_policy=asking.on_policy,
+            facts=facts,
+            retrained=load(facts.settings.retrained, log=self.log) if asked and facts else None,
         )
         stamped = [replace(row, arm=point.name, curve=point.curve, dial=point.dial) for row in rows]
         write_text(file, "".join(row.to_json() + "\n" for row in stamped))
@@ -207,7 +214,7 @@ class Workshop:
         if self.inputs.evidence.judge is None:
             names = [name for name in names if name.split(".")[0] not in ("win_rate", "reward")]
         if not self.inputs.prompts:
-            names = [name for name in names if name in ("perplexity", "cost")]
+            names = [name for name in names if name in UNPROMPTED]
         return [name for name in names if name != "cost"] if point is BASE and not self.inputs.prompts else names
 
 

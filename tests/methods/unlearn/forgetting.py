@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -29,12 +29,14 @@ def some_forgotten(width: int = 0, seed: int = 0) -> ForgetLogps:
     )  # fmt: skip
 
 
-def at(policy: torch.Tensor, base: torch.Tensor, forget: int, *instead: int) -> ForgetLogps:
-    """One reply of a table ``(R,)``, and others, each of one token."""
-    one, others = torch.tensor([1]), torch.tensor([instead], dtype=torch.int64)
+def at(policy: torch.Tensor, base: torch.Tensor, forget: int, instead: Sequence[Sequence[int]] = ((),)) -> ForgetLogps:
+    """One reply of a table ``(R,)``, once for each row of others, all of one token."""
+    others = torch.tensor(instead, dtype=torch.int64)
+    one = torch.ones(len(others), dtype=torch.int64)
     return ForgetLogps(
-        policy[forget][None], base[forget][None], one, policy[others], base[others], torch.ones_like(others)
-    )
+        policy[forget].expand(len(one)), base[forget].expand(len(one)), one,
+        policy[others], base[others], torch.ones_like(others),
+    )  # fmt: skip
 
 
 def has_slopes(loss: Loss, forgotten: torch.Tensor, instead: torch.Tensor, given: ForgetLogps) -> None:
@@ -45,13 +47,15 @@ def has_slopes(loss: Loss, forgotten: torch.Tensor, instead: torch.Tensor, given
         torch.testing.assert_close(have, wanted.detach(), rtol=1e-9, atol=1e-9)
 
 
-def descended(loss: Loss, base: torch.Tensor, forget: int, instead: tuple[int, ...], *, least: float) -> torch.Tensor:
+def descended(
+    loss: Loss, base: torch.Tensor, forget: int, instead: Sequence[Sequence[int]], *, least: float
+) -> torch.Tensor:
     """Probabilities of a table after descent on its logits, once the forgotten reply has the probability ``least``."""
     logits = base.clone().requires_grad_()
     for _ in range(20000):
         policy = logits.log_softmax(0)
         if float(policy[forget].detach().exp()) <= least:
             return policy.detach().exp()
-        (slope,) = torch.autograd.grad(loss(at(policy, base, forget, *instead)).sum(), logits)
+        (slope,) = torch.autograd.grad(loss(at(policy, base, forget, instead)).mean(), logits)
         logits.data -= 0.05 * slope / slope.norm()  # small steps of one length, for losses of any scale
     raise AssertionError("it was never forgotten")
