@@ -86,7 +86,7 @@ class Meter:
         counts = [total.new_tensor(self._counts[names]) for names, total in self._sums.items()]
         rest = iter(self._gathered([*self._sums.values(), *counts]))
         sums, numbers = ([[next(rest) for _ in names] for names in self._sums] for _ in range(2))
-        return [(list(names), *both) for names, *both in zip(self._sums, sums, numbers, strict=True)]
+        return list(zip(map(list, self._sums), sums, numbers, strict=True))
 
     def restore(self, state: Sequence[Any], *, mine: bool = True) -> None:
         """Go on from what was written down, to the same bits. Of several processes, it is the main one's (``mine``)."""
