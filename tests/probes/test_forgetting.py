@@ -113,18 +113,21 @@ def test_one_that_still_knows_is_told_apart() -> None:
     assert apart.value == apart.high == 1.0
 
 
-def test_an_inverse_ratio_would_be_the_same_number_and_another_mean_is_not() -> None:
-    source = np.random.default_rng(0)
-    tables = [
-        Table({f"{word} {k}": logs(2, p) for k in range(40) for word, p in
-               zip(("true", "para", "no", "nay"), source.uniform(0.05, 0.95, 4), strict=True)}, name=str(i))
-        for i in range(2)
-    ]  # fmt: skip
-    values = {
-        mean: forget_quality(*tables, load_facts({"source": FORGET, "quality_mean": mean}, "f"), run=Run())[1].value
-        for mean in ("arithmetic", "geometric")
-    }
-    assert values["arithmetic"] != values["geometric"]
+def test_the_mean_over_false_answers_decides() -> None:
+    """0.1 and 0.9 against twice about 0.3: the arithmetic means are apart, the geometric ones are not."""
+    wide, even = {}, {}
+    for k in range(40):
+        level = 0.3 * (1 + 0.1 * np.sin(k))
+        for table, pair in ((wide, (0.1, 0.9)), (even, (level, level))):
+            table |= {f"true {k}": logs(2, 0.5), f"para {k}": logs(2, 0.5)}
+            table |= {f"no {k}": logs(2, pair[0]), f"nay {k}": logs(2, pair[1])}
+    tables = Table(wide, name="wide"), Table(even, name="even")
+    apart = {}
+    for mean in ("arithmetic", "geometric"):
+        given = load_facts({"source": FORGET, "quality_mean": mean}, "facts")
+        apart[mean] = forget_quality(*tables, given, run=Run())[1].value
+    assert apart["arithmetic"] == 1.0
+    assert apart["geometric"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_rouge_recall() -> None:
