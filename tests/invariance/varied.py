@@ -116,11 +116,11 @@ def bare(weights: Sequence[float]) -> Callable[..., Local]:
     return made
 
 
-def by_method(name: str) -> Callable[..., Local]:
+def by_method(name: str, **own: Any) -> Callable[..., Local]:
     """A real method on texts."""
 
     def made(base: Local, run: Run, **settings: Any) -> Local:
-        trained = build(name, **settings)(base, EVIDENCE, run)
+        trained = build(name, **own, **settings)(base, EVIDENCE, run)
         assert isinstance(trained, Local)
         return trained
 
@@ -137,4 +137,5 @@ TRAININGS: dict[str, Callable[..., Local]] = {
     "listwise/opo": by_method("listwise/opo"),
     "unpaired/kto": by_method("unpaired/kto"),  # each step beside mismatched examples of it
     "unpaired/bco": by_method("unpaired/bco"),  # a running mean
+    "unlearn/npo": by_method("unlearn/npo", retain="kl"),  # two kinds of examples, and whole distributions of the base
 }

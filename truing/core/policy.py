@@ -152,6 +152,8 @@ class TreeScores:
         states: ``(T, D)``, the last hidden state that each token is predicted from; None where it was not kept.
         collisions: ``(T,)`` nats, the log of the sum of all squared probabilities where a token is predicted, without
             gradient; None where nobody asked for it.
+        divergences: ``(T,)`` nats, KL from the policy that was opened to the one that is trained where a token is
+            predicted, over the whole vocabulary, with gradient; None where nobody asked for it.
     """
 
     tokens: torch.Tensor
@@ -159,6 +161,7 @@ class TreeScores:
     counts: torch.Tensor
     states: torch.Tensor | None = None
     collisions: torch.Tensor | None = None
+    divergences: torch.Tensor | None = None
 
     @property
     def sums(self) -> torch.Tensor:
@@ -219,10 +222,12 @@ class Workbench(ABC):
     Attributes:
         module: what is trained.
         collisions: whether scores tell the chance that two draws agree.
+        divergences: whether scores tell the KL from the policy that was opened.
     """
 
     module: torch.nn.Module
     collisions: bool = False
+    divergences: bool = False
 
     @abstractmethod
     def score(self, trees: Sequence[Tree]) -> TreeScores:

@@ -26,7 +26,7 @@ KEYS = (
     "data", "judge", "steps", "arms", "probes", "evaluate", "sampling",
 )  # fmt: skip
 PROBES = ("win_rate", "reward", "preference", "kl", "length", "perplexity", "cost")
-EVALUATE = {"prompts": "the data's prompts", "pairs": "the data's pairs", "draws": 4, "limit": None}
+EVALUATE = {"prompts": "the data's prompts", "pairs": "the data's pairs", "draws": 4, "limit": None, "facts": None}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
         return base.open(settings, run.rng("fit", "adapter").integer())
 
     bench = opened()
-    bench.collisions = objective.collisions
+    bench.collisions, bench.divergences = objective.collisions, objective.divergences
     origin = decided(base, trees, objective, settings, run, total) if run.work is not None else {}
     loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
     with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():

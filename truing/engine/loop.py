@@ -62,6 +62,10 @@ class Loop:
             fact = "keeps something that goes along with the weights, of which each process holds a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
 
+        if self.objective.divergences and self.spread.sharded:
+            fact = "compares whole distributions with the base's, and shards have no base beside them"
+            raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
+
     def go(self) -> None:
         """From the first step, or the last checkpoint, to the end."""
         if self.checkpoint is not None and self.run.resume and (state := self.checkpoint.load(self)):

@@ -15,7 +15,7 @@ from truing.core.policy import Tree, TreeScores
 from truing.core.run import Log, Quiet
 from truing.engine.attend import routed
 from truing.engine.precision import autocast
-from truing.engine.tree import batches, pack, portions
+from truing.engine.tree import Packed, batches, pack, portions
 
 CHUNK = 512  # targets projected at once: 512 x 49k logits are 100 MB in float32
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8, "bfloat16": 0.25, "float16": 0.1}
@@ -70,40 +70,94 @@ def _collisions(logits: torch.Tensor) -> torch.Tensor:
     return (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
 
 
-def score_packed(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
-    """Scores from one packed row: one pass, each prompt once.
+def target_divergences(model: Any, hidden: torch.Tensor, anchor: Any, fixed: torch.Tensor) -> torch.Tensor:
+    """``KL(anchor || model)`` over the vocabulary where ``(T, D)`` hidden states of the two stand: ``(T,)``, nats.
+
+    Its gradient in the model's logits is the model's probabilities less the anchor's. The anchor has none.
+    """
+
+    def chunk(states: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            wanted = project(anchor, other)
+        return _divergences(project(model, states), wanted)
+
+    pieces = [hidden.new_zeros(0)]
+    for states, other in zip(hidden.split(CHUNK), fixed.split(CHUNK), strict=True):
+        if torch.is_grad_enabled():
+            from torch.utils.checkpoint import checkpoint
+
+            pieces.append(checkpoint(chunk, states, other, use_reentrant=False))
+        else:
+            pieces.append(chunk(states, other))
+    return torch.cat(pieces)
+
+
+def _divergences(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    wanted = wanted.log_softmax(-1)
+    return (wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1)
+
+
+def score_packed(
+    model: Any, trees: Sequence[Tree], *, collisions: bool = False, anchor: Any | None = None
+) -> TreeScores:
+    """Scores from one packed row: one pass, each prompt once, and one more of the ``anchor`` where there is one.
 
     Raises:
         TypeError: the model's attention cannot be told of the layout.
     """
     packed = pack(trees).to(model.device)
+    states = _states(model, packed)
+    tokens = target_logprobs(model, states, packed.targets)
+    agree = target_collisions(model, states) if collisions else None
+    apart = None
+    if anchor is not None:
+        with torch.no_grad():
+            fixed = _states(anchor, packed)
+        apart = target_divergences(model, states, anchor, fixed)
+    return TreeScores(tokens, packed.owner, packed.counts, states, agree, apart)
+
+
+def _states(model: Any, packed: Packed) -> torch.Tensor:
+    """The last hidden states that targets are predicted from, ``(T, D)``."""
     with routed(model):
         hidden = model.base_model(
             input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, trees=packed.layout
         ).last_hidden_state
-    states = hidden[0].index_select(0, packed.reads)
-    tokens = target_logprobs(model, states, packed.targets)
-    agree = target_collisions(model, states) if collisions else None
-    return TreeScores(tokens, packed.owner, packed.counts, states, agree)
+    states: torch.Tensor = hidden[0].index_select(0, packed.reads)
+    return states
 
 
-def score_plain(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
+def score_plain(
+    model: Any, trees: Sequence[Tree], *, collisions: bool = False, anchor: Any | None = None
+) -> TreeScores:
     """Scores from the model's own forward pass, one sequence at a time: what packed is proved against."""
-    pieces, agree, counts = [], [torch.zeros(0, device=model.device)], []
+
+    def told(of: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
+        logits: torch.Tensor = of(input_ids=ids, use_cache=False).logits[0, start - 1 : -1]
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    none = torch.zeros(0, device=model.device)
+    pieces, agree, apart, counts = [], [none], [none], []
     for tree in trees:
         for reply in tree.replies:
             ids = torch.tensor([[*tree.prompt, *reply]], device=model.device)
-            logits = model(input_ids=ids, use_cache=False).logits[0, len(tree.prompt) - 1 : -1]
-            logits = logits if logits.dtype == torch.float64 else logits.float()
+            logits = told(model, ids, len(tree.prompt))
             picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
             pieces.append(picked - logits.logsumexp(-1))
             if collisions:
                 agree.append(_collisions(logits.detach()))
+            if anchor is not None:
+                with torch.no_grad():
+                    wanted = told(anchor, ids, len(tree.prompt))
+                apart.append(_divergences(logits, wanted))
             counts.append(len(reply))
     sizes = torch.tensor(counts, dtype=torch.int64, device=model.device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=model.device), sizes)
     tokens = torch.cat(pieces) if pieces else torch.zeros(0, device=model.device)
-    return TreeScores(tokens, owner, sizes, collisions=torch.cat(agree) if collisions else None)
+    gathered = [
+        torch.cat(found) if asked else None for found, asked in ((agree, collisions), (apart, anchor is not None))
+    ]
+    return TreeScores(tokens, owner, sizes, None, *gathered)
 
 
 @dataclass
@@ -121,10 +175,15 @@ class Scorer:
     log: Log = field(default_factory=Quiet)
     layout: Literal["packed", "plain"] | None = None
 
-    def __call__(self, trees: Sequence[Tree], collisions: bool = False) -> TreeScores:
-        """One pass over some trees, with gradient where gradients are enabled."""
+    def __call__(self, trees: Sequence[Tree], collisions: bool = False, anchor: Any | None = None) -> TreeScores:
+        """One pass over some trees, with gradient where gradients are enabled.
+
+        Args:
+            anchor: another model on the same tokens, which scores then tell the KL from; it gets no gradient.
+        """
         self.prove(trees)
-        return (score_packed if self.layout == "packed" else score_plain)(self.model, trees, collisions=collisions)
+        how = score_packed if self.layout == "packed" else score_plain
+        return how(self.model, trees, collisions=collisions, anchor=anchor)
 
     def prove(self, trees: Sequence[Tree]) -> None:
         """Compare packed with plain on a few real trees, once; fall back with a warning where they differ."""

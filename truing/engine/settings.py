@@ -101,6 +101,7 @@ class Objective:
         derive: what follows from the means that are logged, and is logged with them.
         companion: what goes along.
         collisions: whether scores must tell the chance that two draws of the policy agree, token by token.
+        divergences: whether scores must tell the KL from the base, token by token; it costs the base's forward pass.
     """
 
     weights: Sequence[float]
@@ -111,6 +112,7 @@ class Objective:
     derive: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     companion: Companion | None = None
     collisions: bool = False
+    divergences: bool = False
 
 
 def learning_rate(settings: Training, step: int, total: int) -> float:

@@ -171,7 +171,8 @@ class _Bench(Workbench):
 
     def score(self, trees: Sequence[Tree]) -> TreeScores:
         with adapters.recomputing(self.module) if self.how.gradient_checkpointing else nullcontext():
-            return self.scorer(trees, self.collisions)
+            anchor = self.origin.model if self.divergences else None
+            return self.scorer(trees, self.collisions, anchor)
 
     def close(self) -> Local:
         self.module.zero_grad(set_to_none=True)

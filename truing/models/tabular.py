@@ -207,7 +207,12 @@ class TabularWorkbench(Workbench):
         table = self._logits.log_softmax(1)
         index = (torch.tensor(rows, dtype=torch.int64), torch.tensor(columns, dtype=torch.int64))
         agree = (2 * table.detach()).logsumexp(1)[index[0]] if self.collisions else None
-        return TreeScores(table[index], torch.arange(count), torch.ones(count, dtype=torch.int64), collisions=agree)
+        apart = None
+        if self.divergences:
+            base = self._policy.logits.log_softmax(1)
+            apart = (base.exp() * (base - table)).sum(1)[index[0]]
+        one = torch.ones(count, dtype=torch.int64)
+        return TreeScores(table[index], torch.arange(count), one, collisions=agree, divergences=apart)
 
     def close(self) -> Tabular:
         """The table that the copy has become."""

@@ -183,6 +183,8 @@ class Workshop:
         known = {**pools, point.name: pool}
         names = self.probes(point, known)
         texts = load_neutral()[: asking.passages] if "perplexity" in names else ()
+        facts = self.inputs.facts
+        asked = "forget_quality" in names and facts is not None and facts.settings.retrained
         rows = measure(
             names,
             pool,
@@ -196,6 +198,8 @@ class Workshop:
             run=Run(self.recipe.seed, None, self.cache, log=self.log),
             pairs=self.inputs.pairs,
             on_policy=asking.on_policy,
+            facts=facts,
+            retrained=load(facts.settings.retrained, log=self.log) if asked and facts else None,
         )
         stamped = [replace(row, arm=point.name, curve=point.curve, dial=point.dial) for row in rows]
         write_text(file, "".join(row.to_json() + "\n" for row in stamped))

@@ -59,12 +59,29 @@ def recipe_faults(recipe: Recipe) -> list[Fault]:
             head = name.split(".")[0]
             if head in PROBES and "judge" in PROBES[head].needs:
                 faults.append(Fault(f"probes[{i}]", f"{name} needs a judge", "Add 'judge: constraints', or your own."))
+    faults += _fact_faults(recipe)
     for point in recipe.points:
         faults += (fault for fault in _opening_faults(recipe, point) if fault not in faults)
         for name, source in point.donors.items():
             if source.startswith((".", "/")) and not Path(source).exists():
                 place = f"arms.{point.arm}.donors.{name}"
                 faults.append(Fault(place, f"there is no folder {source}", "Give a model folder or a Hub name."))
+    return faults
+
+
+def _fact_faults(recipe: Recipe) -> list[Fault]:
+    """Probes of facts without facts, or without the model that is compared with."""
+    spec, faults = recipe.evaluate["facts"], []
+    retrained = spec.get("retrained") if isinstance(spec, Mapping) else None
+    for i, name in enumerate(recipe.probes):
+        needs = PROBES[name].needs if name in PROBES else frozenset()
+        if "facts" in needs and spec is None:
+            faults.append(Fault(f"probes[{i}]", f"{name} needs facts", "Add 'evaluate: {facts: {source: FILE}}'."))
+        elif "retrained" in needs and not retrained:
+            mend = "Add 'retrained: MODEL' to evaluate.facts: one that never saw what was to be forgotten."
+            faults.append(Fault(f"probes[{i}]", f"{name} needs a model to compare with", mend))
+    if isinstance(retrained, str) and retrained.startswith((".", "/")) and not Path(retrained).exists():
+        faults.append(Fault("evaluate.facts", f"there is no folder {retrained}", "Give a model folder or a Hub name."))
     return faults
 
 

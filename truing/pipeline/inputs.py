@@ -11,6 +11,7 @@ from truing.core.evidence import Evidence, Pair
 from truing.core.policy import Chat
 from truing.core.recipe import Recipe
 from truing.data.contract import Ledger, Lengths, Measurer
+from truing.data.facts import FactSet, load_facts
 from truing.data.load import load, prompt_of
 from truing.data.promptset import PromptSet, load_promptset
 from truing.data.shapes import Kind
@@ -30,6 +31,7 @@ class Inputs:
         evidence: for the methods; donors are added by arm.
         prompts: held-out prompts that every arm is asked.
         pairs: held-out pairs whose replies every arm is asked to weigh.
+        facts: what unlearning is measured on; None where the recipe names none.
         ledgers: by field, what became of the rows.
         digests: by field, SHA-256 of the rows that are used.
         notes: what a reader must know of how the data was used.
@@ -38,6 +40,7 @@ class Inputs:
     evidence: Evidence = field(default_factory=Evidence)
     prompts: Sequence[Chat] = ()
     pairs: Sequence[Pair] = ()
+    facts: FactSet | None = None
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -68,6 +71,12 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
             gather(inputs, recipe, measurer, longest)
         except InputError as error:
             faults += [Fault(fault.place or place, fault.fact, fault.mend) for fault in error.faults]
+    if recipe.evaluate["facts"] is not None:
+        try:
+            inputs.facts = load_facts(recipe.evaluate["facts"], "evaluate.facts")
+            inputs.digests["facts"] = inputs.facts.digest
+        except InputError as error:
+            faults += error.faults
     if recipe.judge is not None:
         try:
             judge = make_judge(recipe.judge)

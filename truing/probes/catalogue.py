@@ -11,10 +11,12 @@ from truing.core.evidence import Judge, Pair
 from truing.core.measures import Measure
 from truing.core.policy import Policy, Scorable
 from truing.core.run import Run
+from truing.data.facts import FORGET, FactSet
 from truing.probes import kl as distance
 from truing.probes import perplexity as tax
 from truing.probes.cost import Spent, cost
 from truing.probes.duel import takes_best
+from truing.probes.forgetting import forget_quality, model_utility
 from truing.probes.length import length
 from truing.probes.pool import Pool
 from truing.probes.preference import preference
@@ -28,8 +30,8 @@ class Probe:
 
     Attributes:
         summary: one line.
-        needs: of ``judge``, ``scorable`` (the arm and its base tell log-probabilities), ``neutral`` (passages) and
-            ``pairs`` (held out).
+        needs: of ``judge``, ``scorable`` (the arm and its base tell log-probabilities), ``neutral`` (passages),
+            ``pairs`` (held out), ``facts`` and ``retrained`` (a model that never saw what was to be forgotten).
         gives: the names of its measures.
     """
 
@@ -62,9 +64,17 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
         "time, memory and parameters to make the arm, tokens to ask it",
         frozenset(), ("cost.seconds", "cost.tokens", "cost.memory", "cost.trained"),
     ),
+    "forget_quality": Probe(
+        "whether what was to be forgotten is told apart from a model that never saw it",
+        frozenset({"scorable", "facts", "retrained"}), ("forget_quality", "forget_quality.distance"),
+    ),
+    "model_utility": Probe(
+        "what is left of the facts that were to be kept",
+        frozenset({"scorable", "facts"}), ("model_utility",),
+    ),
 })  # fmt: skip
 
-SILENT = frozenset({"preference", "perplexity", "cost"})
+SILENT = frozenset({"preference", "perplexity", "cost", "forget_quality", "model_utility"})
 """Probes for which the arm need not say anything."""
 
 
@@ -103,6 +113,8 @@ def measure(
     run: Run,
     pairs: Sequence[Pair] = (),
     on_policy: bool = True,
+    facts: FactSet | None = None,
+    retrained: Policy | None = None,
 ) -> list[Measure]:
     """Take some probes of one arm. Which arm, curve and dial it is, the caller writes on them.
 
@@ -118,6 +130,7 @@ def measure(
         run: seed, cache and log.
         pairs: held-out pairs for ``preference``.
         on_policy: whether the draws are from the policy itself: temperature 1, no nucleus.
+        facts, retrained: for ``forget_quality`` and ``model_utility``.
 
     Raises:
         InputError: an unknown probe, or what the probe itself refuses.
@@ -129,7 +142,8 @@ def measure(
     found: list[Measure] = []
     for name in names:
         (head, _, rival), rng = name.partition("."), run.rng("probes", name)
-        if missing := _missing(head, arm, base.source, policy, reference, neutral, pairs, spent):
+        missing = _missing(head, arm, base.source, policy, reference, neutral, pairs, spent)
+        if missing := missing or _missing_facts(head, policy, facts, retrained):
             run.log.say(f"  {arm.arm}: {name} is left out: {missing}")
         elif head == "win_rate":
             found.append(win_rate(arm, others[rival] if rival else base, judge, rng=rng, probe=name))
@@ -145,7 +159,27 @@ def measure(
             found += tax.perplexity(policy, neutral, base=reference, run=run)
         elif head == "cost" and spent is not None:
             found += cost(spent)
+        elif isinstance(policy, Scorable) and facts is not None:
+            if head == "model_utility":
+                found += model_utility(policy, facts, run=run)
+            elif isinstance(retrained, Scorable):
+                found += forget_quality(policy, retrained, facts, run=run)
     return found
+
+
+def _missing_facts(head: str, policy: Policy, facts: FactSet | None, retrained: Policy | None) -> str:
+    """Why a probe of facts cannot be taken of this arm; empty where it can, and for other probes."""
+    if head not in ("forget_quality", "model_utility"):
+        return ""
+    if facts is None:
+        return "there are no facts"
+    if not isinstance(policy, Scorable):
+        return "the arm does not tell log-probabilities"
+    if head == "model_utility":
+        return "" if facts.kept else f"every fact is in the split {FORGET!r}"
+    if not facts.of(FORGET):
+        return f"no fact is in the split {FORGET!r}"
+    return "" if isinstance(retrained, Scorable) else "no retrained model that tells log-probabilities is named"
 
 
 def _missing(

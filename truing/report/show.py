@@ -40,6 +40,11 @@ PROBES: dict[str, Probe] = {
     "length": Probe("Length", "tokens a reply"),
     "length.cut": Probe("Cut off", "replies that reached the token limit before their end"),
     "perplexity": Probe("Perplexity", "on neutral text: what alignment costs elsewhere (the tax)"),
+    "forget_quality": Probe(
+        "Forget quality", "p-value: is what was to be forgotten told apart from a model that never saw it?"
+    ),
+    "forget_quality.distance": Probe("Forget distance", "between truth ratios and those of a model that never saw it"),
+    "model_utility": Probe("Model utility", "what is left of the facts that were to be kept"),
     "cost.seconds": Probe("Time", "spent on the arm"),
     "cost.tokens": Probe("Tokens a reply", "generated for each reply that is given"),
     "cost.memory": Probe("Peak memory", "while the arm was made"),

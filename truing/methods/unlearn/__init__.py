@@ -1,0 +1,1 @@
+"""Ratings -> a policy that has forgotten the replies that were rated low."""
