@@ -64,6 +64,9 @@ class Loop:
         if self.objective.companion is not None and self.spread.sharded:
             fact = "has a reference that moves along with the weights, of which each process holds a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
+        if self.objective.perturb is not None and self.spread.sharded:
+            fact = "moves prompts by gradients of its own, of which each process would hold a part"
+            raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
 
     def go(self) -> None:
         """From the first step, or the last checkpoint, to the end."""
@@ -164,8 +167,10 @@ class Loop:
             yield numbers, counts, scores
 
     def _score(self, numbers: Sequence[int]) -> TreeScores:
+        trees, perturb = [self.trees[i] for i in numbers], self.objective.perturb
         with autocast(self.settings.precision):
-            return self.spread.score([self.trees[i] for i in numbers])
+            shift = perturb(self.bench, trees) if perturb is not None else None
+            return self.spread.score(trees, shift)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0

@@ -70,16 +70,40 @@ def _collisions(logits: torch.Tensor) -> torch.Tensor:
     return (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
 
 
-def score_packed(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
+def embedded(model: Any, ids: torch.Tensor, places: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """What the model's blocks see of a row of tokens: their embeddings, shifted at some of them.
+
+    Args:
+        ids: ``(1, L)``.
+        places: ``(P,)`` int64, which of them are shifted.
+        shift: ``(P, D)``, in the unit of the embedding matrix, which some models multiply on the way.
+
+    Returns:
+        ``(1, L, D)``.
+    """
+    embedding = model.get_input_embeddings()
+    row = embedding(ids)
+    return row.index_add(1, places, (shift * getattr(embedding, "embed_scale", 1.0)).to(row.dtype)[None])
+
+
+def score_packed(
+    model: Any, trees: Sequence[Tree], *, collisions: bool = False, shift: torch.Tensor | None = None
+) -> TreeScores:
     """Scores from one packed row: one pass, each prompt once.
+
+    Args:
+        shift: ``(P, D)``, added to the embeddings of the prompts' tokens, tree by tree.
 
     Raises:
         TypeError: the model's attention cannot be told of the layout.
     """
     packed = pack(trees).to(model.device)
+    row: dict[str, torch.Tensor] = {"input_ids": packed.input_ids}
+    if shift is not None:
+        row = {"inputs_embeds": embedded(model, packed.input_ids, packed.prompts, shift)}
     with routed(model):
         hidden = model.base_model(
-            input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, trees=packed.layout
+            **row, position_ids=packed.position_ids, use_cache=False, trees=packed.layout
         ).last_hidden_state
     states = hidden[0].index_select(0, packed.reads)
     tokens = target_logprobs(model, states, packed.targets)
@@ -87,13 +111,20 @@ def score_packed(model: Any, trees: Sequence[Tree], *, collisions: bool = False)
     return TreeScores(tokens, packed.owner, packed.counts, states, agree)
 
 
-def score_plain(model: Any, trees: Sequence[Tree], *, collisions: bool = False) -> TreeScores:
+def score_plain(
+    model: Any, trees: Sequence[Tree], *, collisions: bool = False, shift: torch.Tensor | None = None
+) -> TreeScores:
     """Scores from the model's own forward pass, one sequence at a time: what packed is proved against."""
     pieces, agree, counts = [], [torch.zeros(0, device=model.device)], []
-    for tree in trees:
+    shifts = None if shift is None else shift.split([len(tree.prompt) for tree in trees])
+    for number, tree in enumerate(trees):
         for reply in tree.replies:
             ids = torch.tensor([[*tree.prompt, *reply]], device=model.device)
-            logits = model(input_ids=ids, use_cache=False).logits[0, len(tree.prompt) - 1 : -1]
+            row: dict[str, torch.Tensor] = {"input_ids": ids}
+            if shifts is not None:
+                places = torch.arange(len(tree.prompt), device=model.device)
+                row = {"inputs_embeds": embedded(model, ids, places, shifts[number])}
+            logits = model(**row, use_cache=False).logits[0, len(tree.prompt) - 1 : -1]
             logits = logits if logits.dtype == torch.float64 else logits.float()
             picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
             pieces.append(picked - logits.logsumexp(-1))
@@ -121,10 +152,13 @@ class Scorer:
     log: Log = field(default_factory=Quiet)
     layout: Literal["packed", "plain"] | None = None
 
-    def __call__(self, trees: Sequence[Tree], collisions: bool = False) -> TreeScores:
-        """One pass over some trees, with gradient where gradients are enabled."""
+    def __call__(
+        self, trees: Sequence[Tree], collisions: bool = False, shift: torch.Tensor | None = None
+    ) -> TreeScores:
+        """One pass over some trees, with gradient where gradients are enabled; prompts shifted where one is given."""
         self.prove(trees)
-        return (score_packed if self.layout == "packed" else score_plain)(self.model, trees, collisions=collisions)
+        way = score_packed if self.layout == "packed" else score_plain
+        return way(self.model, trees, collisions=collisions, shift=shift)
 
     def prove(self, trees: Sequence[Tree]) -> None:
         """Compare packed with plain on a few real trees, once; fall back with a warning where they differ."""

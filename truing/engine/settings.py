@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Protocol
 from annotated_types import Ge, Gt, Le
 
 from truing.core.lazy import torch
-from truing.core.policy import Opening, TreeScores, Workbench
+from truing.core.policy import Opening, Tree, TreeScores, Workbench
 from truing.engine.precision import Precision
 
 
@@ -98,6 +98,8 @@ class Objective:
             losses that depend on the whole step. It costs one more forward pass.
         companion: what goes along.
         collisions: whether scores must tell the chance that two draws of the policy agree, token by token.
+        perturb: how the prompts' embeddings are moved before some trees are scored, ``(P, D)``; asked in every pass, so
+            that it is of the weights as they are. It leaves their gradients alone.
     """
 
     weights: Sequence[float]
@@ -106,6 +108,7 @@ class Objective:
     survey: Callable[[TreeScores, Sequence[int]], None] | None = None
     companion: Companion | None = None
     collisions: bool = False
+    perturb: Callable[[Workbench, Sequence[Tree]], torch.Tensor] | None = None
 
 
 def learning_rate(settings: Training, step: int, total: int) -> float:
