@@ -124,7 +124,7 @@ def table() -> Counted:
 
 
 def test_one_step_on_a_table_by_hand() -> None:
-    """A prompt's embedding is a row of the identity, so the slope of ``log p(y)`` is the column less the mean column."""
+    """A prompt is a row of the identity, so the slope of ``log p(y)`` is the column less the mean column."""
     tree = Tree((0,), ((2,),))
     slope = LOGITS[:, 2] - LOGITS @ LOGITS[0].softmax(0)
     found = embedding_attack(table(), [tree], epsilon=10.0, step_size=0.1, steps=1)

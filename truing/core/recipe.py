@@ -23,7 +23,7 @@ KEYS = (
     "data", "judge", "steps", "arms", "probes", "evaluate", "sampling",
 )  # fmt: skip
 PROBES = ("win_rate", "reward", "kl", "length", "perplexity", "cost")
-EVALUATE = {"prompts": "the data's prompts", "draws": 4, "limit": None}
+EVALUATE = {"prompts": "the data's prompts", "draws": 4, "limit": None, "targets": None}
 
 
 @dataclass(frozen=True)

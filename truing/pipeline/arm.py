@@ -192,6 +192,7 @@ class Workshop:
             base_policy=self.base,
             judge=self.inputs.evidence.judge,
             neutral=[((), text) for text in texts],
+            targets=self.inputs.targets,
             spent=replace(spent, tokens_per_reply=tokens_per_reply(pool)),
             run=Run(self.recipe.seed, None, self.cache, log=self.log),
             on_policy=asking.on_policy,

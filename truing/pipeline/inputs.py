@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from truing.core.errors import Fault, InputError, bad
 from truing.core.evidence import Evidence
-from truing.core.policy import Chat
+from truing.core.policy import Chat, Reply
 from truing.core.recipe import Recipe
 from truing.data.contract import Ledger, Lengths, Measurer
 from truing.data.load import load, prompt_of
@@ -29,6 +29,7 @@ class Inputs:
     Attributes:
         evidence: for the methods; donors are added by arm.
         prompts: held-out prompts that every arm is asked.
+        targets: held-out prompts with replies that nobody wants, for attacks.
         ledgers: by field, what became of the rows.
         digests: by field, SHA-256 of the rows that are used.
         notes: what a reader must know of how the data was used.
@@ -36,6 +37,7 @@ class Inputs:
 
     evidence: Evidence = field(default_factory=Evidence)
     prompts: Sequence[Chat] = ()
+    targets: Sequence[tuple[Chat, Reply]] = ()
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -61,10 +63,11 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
             _read(inputs, name, spec, recipe, measurer, longest, derive=derive)
         except InputError as error:
             faults += [Fault(fault.place or f"data.{name}", fault.fact, fault.mend) for fault in error.faults]
-    try:
-        _held_out(inputs, recipe)
-    except InputError as error:
-        faults += [Fault(fault.place or "evaluate.prompts", fault.fact, fault.mend) for fault in error.faults]
+    for name, read in (("prompts", _held_out), ("targets", _targets)):
+        try:
+            read(inputs, recipe)
+        except InputError as error:
+            faults += [Fault(fault.place or f"evaluate.{name}", fault.fact, fault.mend) for fault in error.faults]
     if recipe.judge is not None:
         try:
             judge = make_judge(recipe.judge)
@@ -134,6 +137,14 @@ def _held_out(inputs: Inputs, recipe: Recipe) -> None:
     loaded = load("prompts", spec, place="evaluate.prompts").at_least(1)
     inputs.prompts = list(dict.fromkeys(loaded.rows))[: _limit(recipe)]
     inputs.ledgers["evaluate"], inputs.digests["evaluate"] = loaded.ledger, loaded.digest
+
+
+def _targets(inputs: Inputs, recipe: Recipe) -> None:
+    if (spec := recipe.evaluate["targets"]) is None:
+        return
+    loaded = load("demos", spec, place="evaluate.targets").at_least(1)
+    inputs.targets = [(row.prompt, row.reply) for row in loaded.rows]
+    inputs.ledgers["targets"], inputs.digests["targets"] = loaded.ledger, loaded.digest
 
 
 def _limit(recipe: Recipe) -> int:

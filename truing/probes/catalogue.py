@@ -9,12 +9,13 @@ from types import MappingProxyType
 from truing.core.errors import Fault, InputError, did_you_mean
 from truing.core.evidence import Judge
 from truing.core.measures import Measure
-from truing.core.policy import Policy, Scorable
+from truing.core.policy import Editable, Policy, Scorable
 from truing.core.run import Run
 from truing.probes import kl as distance
 from truing.probes import perplexity as tax
 from truing.probes.cost import Spent, cost
 from truing.probes.duel import takes_best
+from truing.probes.embedding_attack import Targets, embedding_attack
 from truing.probes.length import length
 from truing.probes.pool import Pool
 from truing.probes.reward import reward
@@ -27,7 +28,8 @@ class Probe:
 
     Attributes:
         summary: one line.
-        needs: of ``judge``, ``scorable`` (the arm and its base tell log-probabilities) and ``neutral`` (passages).
+        needs: of ``judge``, ``scorable`` (the arm and its base tell log-probabilities) ``neutral`` (passages) and
+            ``targets`` (prompts with harmful replies).
         gives: the names of its measures.
     """
 
@@ -50,6 +52,10 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
     "perplexity": Probe(
         "surprise at neutral text, alone and over the base's: the tax",
         frozenset({"scorable", "neutral"}), ("perplexity", "perplexity.ratio"),
+    ),
+    "embedding_attack": Probe(
+        "log-probability of harmful replies, plainly and to prompts attacked in embedding space",
+        frozenset({"targets"}), ("embedding_attack.clean", "embedding_attack.0.05", "embedding_attack.0.1"),
     ),
     "cost": Probe(
         "time, memory and parameters to make the arm, tokens to ask it",
@@ -92,6 +98,7 @@ def measure(
     spent: Spent | None,
     run: Run,
     on_policy: bool = True,
+    targets: Targets = (),
 ) -> list[Measure]:
     """Take some probes of one arm. Which arm, curve and dial it is, the caller writes on them.
 
@@ -105,6 +112,7 @@ def measure(
         neutral: passages for ``perplexity``.
         spent: for ``cost``; None leaves it out.
         run: seed, cache and log.
+        targets: for ``embedding_attack``, which only an arm with weights of its own has.
         on_policy: whether the draws are from the policy itself: temperature 1, no nucleus.
 
     Raises:
@@ -117,7 +125,7 @@ def measure(
     found: list[Measure] = []
     for name in names:
         (head, _, rival), rng = name.partition("."), run.rng("probes", name)
-        if missing := _missing(head, arm, base.source, policy, reference, neutral, spent):
+        if missing := _missing(head, arm, base.source, policy, reference, neutral, spent, targets):
             run.log.say(f"  {arm.arm}: {name} is left out: {missing}")
         elif head == "win_rate":
             found.append(win_rate(arm, others[rival] if rival else base, judge, rng=rng, probe=name))
@@ -129,6 +137,8 @@ def measure(
             found += distance.kl(arm, policy, reference, rng=rng, on_policy=on_policy, base_source=base.source)
         elif head == "perplexity" and isinstance(policy, Scorable):
             found += tax.perplexity(policy, neutral, base=reference, run=run)
+        elif head == "embedding_attack" and isinstance(policy, Editable):
+            found += embedding_attack(policy, targets, run=run)
         elif head == "cost" and spent is not None:
             found += cost(spent)
     return found
@@ -142,6 +152,7 @@ def _missing(
     base: Scorable | None,
     neutral: tax.Passages,
     spent: Spent | None,
+    targets: Targets,
 ) -> str:
     """Why a probe cannot be taken of this arm; empty where it can."""
     told = isinstance(policy, Scorable) or all(draw.logprobs for row in arm.draws for draw in row)
@@ -155,6 +166,10 @@ def _missing(
         "perplexity": (
             (not isinstance(policy, Scorable), "the arm does not tell log-probabilities"),
             (not neutral, "there is no neutral text"),
+        ),
+        "embedding_attack": (
+            (not isinstance(policy, Editable), "the arm has no embeddings of its own"),
+            (not targets, "there are no harmful replies"),
         ),
         "cost": ((spent is None, "nothing was counted"),),
     }

@@ -11,7 +11,7 @@ import numpy as np
 from truing.core.errors import RunError, bad
 from truing.core.lazy import torch
 from truing.core.measures import Measure
-from truing.core.policy import Chat, Editable, Tree, Workbench
+from truing.core.policy import Chat, Editable, Reply, Tree, Workbench
 from truing.core.run import Run
 from truing.engine import attack
 from truing.engine.tree import batches
@@ -20,7 +20,7 @@ from truing.probes.bootstrap import ratio_interval
 if TYPE_CHECKING:
     from truing.probes.pool import Array
 
-Targets = Sequence[tuple[Chat, str]]
+Targets = Sequence[tuple[Chat, Reply]]
 """Prompts with the replies that nobody wants."""
 
 EPSILONS = (0.05, 0.1)

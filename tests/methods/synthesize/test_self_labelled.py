@@ -65,7 +65,7 @@ def test_the_initial_model_is_the_donor_that_is_named() -> None:
     first = SelfLabelled(draws=6)(SOLVED, given, Run())
     assert by_name != first
     assert first == SelfLabelled(draws=6, reference="other")(SOLVED, given, Run())
-    with pytest.raises(InputError, match="no donor 'initail'.*Did you mean 'initial'"):
+    with pytest.raises(InputError, match=r"no donor 'initail'.*Did you mean 'initial'"):
         SelfLabelled(reference="initail")(SOLVED, given, Run())
 
 
