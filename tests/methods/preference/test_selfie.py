@@ -79,13 +79,21 @@ class TestMemory:
         memory = RecentMargins(0.5, window=2, trusting=0)
         nobody = torch.nn.Module()
         seen = []
-        for number, step in enumerate([(5.0, 6.0), (1.0, 2.0), (1.5, 9.0)], 1):
+        for number, step in enumerate([(5.0, 6.0), (1.0, 2.0), (2.5, 9.0)], 1):
             seen.append(memory.of_step(margins(*step)))
             memory.of_step(margins(-99.0, 99.0))  # an evaluation between changes nothing
             memory.of_step(margins(*step))
             memory.follow(nobody, number)
-        # Medians of 5 6; of 5 6 1 2, 3.5; and of 1 2 1.5 9, 1.75: without the first step's 5 and 6, which make it 3.5.
-        assert torch.equal(torch.stack(seen), torch.stack([double(1, 0), double(1, 1), double(1, 0)]))
+        # Medians of 5 6, 5.5; of 5 6 1 2, 3.5; and of 1 2 2.5 9, 2.25: the first step's 5 and 6 would make it 3.75.
+        assert torch.equal(torch.stack(seen), torch.stack([double(1, 0), double(1, 1), double(0, 0)]))
+
+    def test_a_window_that_is_not_full_forgets_nothing(self) -> None:
+        memory = RecentMargins(0.5, window=6, trusting=0)
+        for number in (1, 2, 3, 4):
+            memory.of_step(margins(10.0 * number, 10.0 * number))
+            memory.follow(torch.nn.Module(), number)
+        # The median of 10 10 20 20 24 26 30 30 40 40 is 25.
+        assert torch.equal(memory.of_step(margins(24.0, 26.0)), double(1, 0))
 
     def test_a_window_of_one_is_the_step_itself(self) -> None:
         memory = RecentMargins(0.5, window=1, trusting=0)

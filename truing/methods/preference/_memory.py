@@ -44,12 +44,13 @@ class RecentMargins:
         self.latest = step.margin.detach()
         if self.steps < self.trusting:
             return torch.zeros_like(self.latest)
-        before = [margins.to(self.latest) for margins in self.kept[len(self.kept) - self.window + 1 :]]
+        before = [margins.to(self.latest) for margins in self.kept]
         return least(self.latest, torch.cat([*before, self.latest]), self.share)
 
     def follow(self, module: torch.nn.Module, step: int) -> None:
         """Take in the step that was asked about last."""
-        self.kept = [*self.kept, self.latest][-self.window :]
+        known = [*self.kept, self.latest]
+        self.kept = known[max(0, len(known) - self.window + 1) :]  # the next step makes the window full
         self.steps = step
 
     def state(self) -> dict[str, torch.Tensor]:
