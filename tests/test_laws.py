@@ -187,13 +187,14 @@ def test_law_4_what_it_needs_is_checked_before_a_model_loads(name: str) -> None:
     card = find(name).card
     if card.needs is Policy:
         return  # everything will do; nothing can be lacking
+    rung = "an Editable" if card.needs is Editable else "a Scorable"
     data = dict.fromkeys(FIELDS - {"judge"}, "somewhere")
     arm = {"steps": ["rerank/best_of_n", name], "donors": {"a": "somewhere"}}
     (fault,) = parse({"model": "m", "judge": "constraints", "data": data, "arms": {"it": arm}}, name="here").faults
     assert fault.place == "arms.it[1]"
-    assert fault.fact.startswith(f"{name} needs an {card.needs.__name__} policy, but rerank/best_of_n gives only")
+    assert fault.fact.startswith(f"{name} needs {rung} policy, but rerank/best_of_n gives only")
     (fault,) = parse({"model": "http://x/v1#m", "data": data, "judge": "j", "arms": {"it": [name]}}, name="h").faults
-    assert fault.fact.startswith(f"{name} needs an {card.needs.__name__} policy, but the model gives only a Policy")
+    assert fault.fact.startswith(f"{name} needs {rung} policy, but the model gives only a Policy")
     assert card.needs in LADDER
 
 

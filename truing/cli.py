@@ -1,6 +1,7 @@
 """Five verbs: methods, check, run, evaluate, report. A verb parses, makes one call and prints.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input (every fault is listed), 130 stopped by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 done, 1 the run failed, 2 bad input (every fault is listed), 130 stopped by Ctrl-C, 141 where nobody
+reads on, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words or os.environ.get("TRUING_DEBUG", "") not in ("", "0")
     try:
         with _terminable():
-            return _dispatch(words)
+            code = _dispatch(words)
+            sys.stdout.flush()
+            return code
     except KeyboardInterrupt as stop:
         code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
         if not main_process():
@@ -54,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = shlex.join(["truing", *words, *([] if "--resume" in words else ["--resume"])])
         print(f"\nStopped.{f' To go on from here: {again}' if 'run' in words else ''}", file=sys.stderr)
         return code
+    except BrokenPipeError:  # whoever read the output has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush fails
+        return 128 + signal.SIGPIPE
     except Exception as error:  # whatever it is, a person gets a short message; the traceback is there for who asks
         if debug:
             traceback.print_exc()

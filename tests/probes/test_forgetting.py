@@ -152,8 +152,8 @@ def test_nothing_to_measure_is_refused() -> None:
 def test_in_the_catalogue_what_cannot_be_taken_is_left_out_aloud() -> None:
     names, pool = ["forget_quality", "model_utility"], settings()["base"]
     policy, facts = Sure({**TABLE, **knows(0.9, "x").replies}), load_facts([*FORGET, *KEPT], "f")
-    full = settings(policy=policy, facts=facts, retrained=knows(0.5, "two"))
-    assert [m.probe for m in measure(names, pool, **full)] == [
+    full = {"policy": policy, "facts": facts, "retrained": knows(0.5, "two")}
+    assert [m.probe for m in measure(names, pool, **settings(**full))] == [
         "forget_quality", "forget_quality.distance", "model_utility"
     ]  # fmt: skip
     for changed, told_of in (
@@ -163,5 +163,5 @@ def test_in_the_catalogue_what_cannot_be_taken_is_left_out_aloud() -> None:
         ({"facts": load_facts(KEPT, "f")}, "no fact is in the split"),
     ):
         log = Notes()
-        measure(names, pool, **{**full, "run": Run(log=log), **changed})
+        measure(names, pool, **settings(**{**full, "run": Run(log=log), **changed}))
         assert any(told_of in line for line in log.said), (changed, log.said)

@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from pools import Best, Soft, Table, pool
 
 from truing.core.errors import InputError
 from truing.core.evidence import Pair
 from truing.core.policy import Policy, user
 from truing.core.run import Run
+from truing.models.tabular import Tabular
 from truing.probes.catalogue import PROBES, measure, probe_faults
 from truing.probes.cost import Spent
+from truing.probes.material import Material
 
 SCORES = [[0.0, 1.0, 1.0], [2.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
 TEXTS = [f"{p} {i}" for p, i in product(range(3), range(3))]
@@ -54,7 +57,10 @@ def settings(**changed: object) -> dict[str, object]:
         "pairs": [Pair(user("q"), "0 0", "0 2")],
         "run": Run(),
     }
-    return {**known, **changed}
+    parts = {field.name for field in fields(Material)}
+    given = {**known, **changed}
+    material = Material(**{name: value for name, value in given.items() if name in parts})
+    return {**{name: value for name, value in given.items() if name not in parts}, "material": material}
 
 
 def test_every_probe_gives_what_it_promises_in_the_order_asked() -> None:
@@ -94,6 +100,19 @@ def test_best_of_n_needs_no_density_of_its_own_but_another_reranker_has_no_kl() 
     assert measure(["kl"], replace(base, choose=Soft(2)), **muted) == []
     assert measure(["kl"], replace(base, source="else", choose=Best(2)), **muted) == []
     assert len(log.said) == 2
+
+
+def test_an_attack_is_taken_of_an_arm_with_embeddings_and_of_no_other() -> None:
+    log, text = Notes(), "0 0"
+    open_arm = Tabular((user("a"),), (text, "1 1"), torch.tensor([[0.0, 1.0]]))
+    asked = settings(policy=open_arm, targets=[(user("a"), text)], run=Run(log=log))
+    found = measure(["embedding_attack"], pool(SCORES), **asked)
+    assert tuple(m.probe for m in found) == PROBES["embedding_attack"].gives
+    assert measure(["embedding_attack"], pool(SCORES), **settings(policy=open_arm, run=Run(log=log))) == []
+    assert measure(["embedding_attack"], pool(SCORES), **{**asked, "policy": Mute()}) == []
+    assert [line.rpartition(": ")[2] for line in log.said if "left out" in line] == [
+        "there are no harmful replies", "the arm has no embeddings of its own",
+    ]  # fmt: skip
 
 
 def test_every_fault_is_told_with_its_mend() -> None:

@@ -229,9 +229,19 @@ class Workbench(ABC):
     collisions: bool = False
     divergences: bool = False
 
+    @property
     @abstractmethod
-    def score(self, trees: Sequence[Tree]) -> TreeScores:
-        """Log-probabilities with gradient."""
+    def embeddings(self) -> torch.Tensor:
+        """A row for each token, ``(V, D)``: the space in which a prompt's tokens can be shifted."""
+
+    @abstractmethod
+    def score(self, trees: Sequence[Tree], shift: torch.Tensor | None = None) -> TreeScores:
+        """Log-probabilities with gradient.
+
+        Args:
+            shift: ``(P, D)``, added to the embeddings of the prompts' tokens, tree by tree, in the unit of
+                :attr:`embeddings`; replies keep theirs.
+        """
 
     @abstractmethod
     def close(self) -> Editable:

@@ -26,7 +26,10 @@ KEYS = (
     "data", "judge", "steps", "arms", "probes", "evaluate", "sampling",
 )  # fmt: skip
 PROBES = ("win_rate", "reward", "preference", "kl", "length", "perplexity", "cost")
-EVALUATE = {"prompts": "the data's prompts", "pairs": "the data's pairs", "draws": 4, "limit": None, "facts": None}
+EVALUATE = {
+    "prompts": "the data's prompts", "pairs": "the data's pairs", "facts": None, "targets": None,
+    "draws": 4, "limit": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

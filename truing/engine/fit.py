@@ -43,8 +43,7 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
     train, held_out = split(len(trees), settings.eval_fraction, run)
     if not train:
         raise bad("", "there is nothing to train on", "Give at least one example that the data contract keeps.")
-    per_epoch = math.ceil(len(train) / settings.step_size)
-    total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
+    per_epoch, total = planned(len(trees), settings)
 
     def opened() -> Workbench:
         return base.open(settings, run.rng("fit", "adapter").integer())
@@ -74,6 +73,13 @@ def decided(
         "data": digest(tree_digest(trees), list(objective.weights)),
         "base": base.fingerprint,
     }
+
+
+def planned(n: int, settings: Training) -> tuple[int, int]:
+    """Steps an epoch, and of the whole run, over ``n`` examples of which some are held out."""
+    per_epoch = math.ceil((n - round(n * settings.eval_fraction)) / settings.step_size)
+    total = settings.max_steps if settings.max_steps >= 0 else math.ceil(settings.num_train_epochs * per_epoch)
+    return per_epoch, total
 
 
 def split(n: int, fraction: float, run: Run) -> tuple[list[int], list[int]]:

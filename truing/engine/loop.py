@@ -61,9 +61,11 @@ class Loop:
         if self.objective.companion is not None and self.spread.sharded:
             fact = "keeps something that goes along with the weights, of which each process holds a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
-
         if self.objective.divergences and self.spread.sharded:
             fact = "compares whole distributions with the base's, and shards have no base beside them"
+            raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
+        if self.objective.perturb is not None and self.spread.sharded:
+            fact = "moves prompts by gradients of its own, of which each process would hold a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
 
     def go(self) -> None:
@@ -183,8 +185,10 @@ class Loop:
         return TreeScores(torch.cat([found[k] for k in range(len(trees))]), owner, sizes)
 
     def _score(self, trees: Sequence[Tree]) -> TreeScores:
+        perturb = self.objective.perturb
         with autocast(self.settings.precision):
-            return self.spread.score(trees)
+            shift = perturb(self.bench, trees) if perturb is not None else None
+            return self.spread.score(trees, shift)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0

@@ -6,7 +6,7 @@ that the backward pass computes again. Sums are in float32 whatever the model's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -97,16 +97,40 @@ def _divergences(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1)
 
 
+def embedded(model: Any, ids: torch.Tensor, places: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """What the model's blocks see of a row of tokens: their embeddings, shifted at some of them.
+
+    Args:
+        ids: ``(1, L)``.
+        places: ``(P,)`` int64, which of them are shifted.
+        shift: ``(P, D)``, in the unit of the embedding matrix, which some models multiply on the way.
+
+    Returns:
+        ``(1, L, D)``.
+    """
+    embedding = model.get_input_embeddings()
+    row = embedding(ids)
+    return row.index_add(1, places, (shift * getattr(embedding, "embed_scale", 1.0)).to(row.dtype)[None])
+
+
 def score_packed(
-    model: Any, trees: Sequence[Tree], *, collisions: bool = False, anchor: Any | None = None
+    model: Any,
+    trees: Sequence[Tree],
+    *,
+    collisions: bool = False,
+    anchor: Any | None = None,
+    shift: torch.Tensor | None = None,
 ) -> TreeScores:
     """Scores from one packed row: one pass, each prompt once, and one more of the ``anchor`` where there is one.
+
+    Args:
+        shift: ``(P, D)``, added to the embeddings of the prompts' tokens, tree by tree.
 
     Raises:
         TypeError: the model's attention cannot be told of the layout.
     """
     packed = pack(trees).to(model.device)
-    states = _states(model, packed)
+    states = _states(model, packed, shift)
     tokens = target_logprobs(model, states, packed.targets)
     agree = target_collisions(model, states) if collisions else None
     apart = None
@@ -117,38 +141,51 @@ def score_packed(
     return TreeScores(tokens, packed.owner, packed.counts, states, agree, apart)
 
 
-def _states(model: Any, packed: Packed) -> torch.Tensor:
+def _states(model: Any, packed: Packed, shift: torch.Tensor | None = None) -> torch.Tensor:
     """The last hidden states that targets are predicted from, ``(T, D)``."""
+    row: dict[str, torch.Tensor] = {"input_ids": packed.input_ids}
+    if shift is not None:
+        row = {"inputs_embeds": embedded(model, packed.input_ids, packed.prompts, shift)}
     with routed(model):
         hidden = model.base_model(
-            input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, trees=packed.layout
+            **row, position_ids=packed.position_ids, use_cache=False, trees=packed.layout
         ).last_hidden_state
     states: torch.Tensor = hidden[0].index_select(0, packed.reads)
     return states
 
 
 def score_plain(
-    model: Any, trees: Sequence[Tree], *, collisions: bool = False, anchor: Any | None = None
+    model: Any,
+    trees: Sequence[Tree],
+    *,
+    collisions: bool = False,
+    anchor: Any | None = None,
+    shift: torch.Tensor | None = None,
 ) -> TreeScores:
     """Scores from the model's own forward pass, one sequence at a time: what packed is proved against."""
 
-    def told(of: Any, ids: torch.Tensor, start: int) -> torch.Tensor:
-        logits: torch.Tensor = of(input_ids=ids, use_cache=False).logits[0, start - 1 : -1]
+    def told(of: Any, row: Mapping[str, torch.Tensor], start: int) -> torch.Tensor:
+        logits: torch.Tensor = of(**row, use_cache=False).logits[0, start - 1 : -1]
         return logits if logits.dtype == torch.float64 else logits.float()
 
     none = torch.zeros(0, device=model.device)
     pieces, agree, apart, counts = [], [none], [none], []
-    for tree in trees:
+    shifts = None if shift is None else shift.split([len(tree.prompt) for tree in trees])
+    for number, tree in enumerate(trees):
         for reply in tree.replies:
             ids = torch.tensor([[*tree.prompt, *reply]], device=model.device)
-            logits = told(model, ids, len(tree.prompt))
+            row = {"input_ids": ids}
+            if shifts is not None:
+                places = torch.arange(len(tree.prompt), device=model.device)
+                row = {"inputs_embeds": embedded(model, ids, places, shifts[number])}
+            logits = told(model, row, len(tree.prompt))
             picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
             pieces.append(picked - logits.logsumexp(-1))
             if collisions:
                 agree.append(_collisions(logits.detach()))
             if anchor is not None:
                 with torch.no_grad():
-                    wanted = told(anchor, ids, len(tree.prompt))
+                    wanted = told(anchor, {"input_ids": ids}, len(tree.prompt))
                 apart.append(_divergences(logits, wanted))
             counts.append(len(reply))
     sizes = torch.tensor(counts, dtype=torch.int64, device=model.device)
@@ -175,15 +212,22 @@ class Scorer:
     log: Log = field(default_factory=Quiet)
     layout: Literal["packed", "plain"] | None = None
 
-    def __call__(self, trees: Sequence[Tree], collisions: bool = False, anchor: Any | None = None) -> TreeScores:
+    def __call__(
+        self,
+        trees: Sequence[Tree],
+        collisions: bool = False,
+        anchor: Any | None = None,
+        shift: torch.Tensor | None = None,
+    ) -> TreeScores:
         """One pass over some trees, with gradient where gradients are enabled.
 
         Args:
             anchor: another model on the same tokens, which scores then tell the KL from; it gets no gradient.
+            shift: ``(P, D)``, added to the embeddings of the prompts' tokens, tree by tree; the anchor's stay.
         """
         self.prove(trees)
         how = score_packed if self.layout == "packed" else score_plain
-        return how(self.model, trees, collisions=collisions, anchor=anchor)
+        return how(self.model, trees, collisions=collisions, anchor=anchor, shift=shift)
 
     def prove(self, trees: Sequence[Tree]) -> None:
         """Compare packed with plain on a few real trees, once; fall back with a warning where they differ."""

@@ -102,6 +102,8 @@ class Objective:
         companion: what goes along.
         collisions: whether scores must tell the chance that two draws of the policy agree, token by token.
         divergences: whether scores must tell the KL from the base, token by token; it costs the base's forward pass.
+        perturb: how the prompts' embeddings are moved before some trees are scored, ``(P, D)``; asked in every pass, so
+            that it is of the weights as they are. It leaves their gradients alone.
     """
 
     weights: Sequence[float]
@@ -113,6 +115,7 @@ class Objective:
     companion: Companion | None = None
     collisions: bool = False
     divergences: bool = False
+    perturb: Callable[[Workbench, Sequence[Tree]], torch.Tensor] | None = None
 
 
 def learning_rate(settings: Training, step: int, total: int) -> float:

@@ -83,9 +83,9 @@ class Spread:
         smallest = min(members, key=lambda i: (trees[i].size, i))
         return own + [([smallest], False)] * (max(map(len, cuts)) - len(own))
 
-    def score(self, trees: Sequence[Tree]) -> TreeScores:
-        """Log-probabilities of some trees, with gradient where gradients are enabled."""
-        return self.bench.score(trees) if self.root is None else self._gathered(trees)
+    def score(self, trees: Sequence[Tree], shift: torch.Tensor | None = None) -> TreeScores:
+        """Log-probabilities of some trees, with gradient where gradients are enabled; shards take no shift."""
+        return self.bench.score(trees, shift) if self.root is None else self._gathered(trees)
 
     def _gathered(self, trees: Sequence[Tree]) -> TreeScores:
         """Scores of a sharded model, without its hidden states, whose head is not whole outside a pass."""

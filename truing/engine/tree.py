@@ -36,6 +36,15 @@ class Packed:
     counts: torch.Tensor
     layout: Layout
 
+    @property
+    def prompts(self) -> torch.Tensor:
+        """``(P,)`` int64, where in the row the prompts' tokens lie."""
+        at, found = 0, list[int]()
+        for prompt, replies in self.layout.shapes:
+            found += range(at, at + prompt)
+            at += prompt + sum(replies)
+        return torch.tensor(found, dtype=torch.int64, device=self.input_ids.device)
+
     def to(self, device: torch.device) -> Packed:
         """The same on a device."""
         tensors = {name: value for name, value in vars(self).items() if name != "layout"}

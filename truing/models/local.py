@@ -169,10 +169,16 @@ class _Bench(Workbench):
         self.module = adapters.opened(origin.model, how, seed)
         self.scorer = Scorer(self.module, origin.scorer.budget, origin.log, origin.scorer.layout)
 
-    def score(self, trees: Sequence[Tree]) -> TreeScores:
+    @property
+    def embeddings(self) -> torch.Tensor:
+        model: Any = self.module
+        weight: torch.Tensor = model.get_input_embeddings().weight
+        return weight.detach()
+
+    def score(self, trees: Sequence[Tree], shift: torch.Tensor | None = None) -> TreeScores:
         with adapters.recomputing(self.module) if self.how.gradient_checkpointing else nullcontext():
             anchor = self.origin.model if self.divergences else None
-            return self.scorer(trees, self.collisions, anchor)
+            return self.scorer(trees, self.collisions, anchor, shift)
 
     def close(self) -> Local:
         self.module.zero_grad(set_to_none=True)

@@ -193,26 +193,36 @@ class TabularWorkbench(Workbench):
     def _logits(self) -> torch.Tensor:
         return cast("torch.Tensor", cast("torch.nn.ParameterDict", self.module)["logits"])
 
-    def score(self, trees: Sequence[Tree]) -> TreeScores:
-        """Log-probabilities, float64, with gradient. Every reply is one token."""
-        rows, columns = [], []
+    @property
+    def embeddings(self) -> torch.Tensor:
+        """``(P, P)``: a prompt is one token, whose embedding is its row of the identity; the table multiplies it."""
+        return torch.eye(len(self._logits), dtype=torch.float64)
+
+    def score(self, trees: Sequence[Tree], shift: torch.Tensor | None = None) -> TreeScores:
+        """Log-probabilities, float64, with gradient. A reply is one token, or none where a tree lacks one."""
+        rows, columns, sizes = list[int](), list[int](), list[int]()
         prompts, replies = self._logits.shape
-        for tree in trees:
+        for number, tree in enumerate(trees):
             for reply in tree.replies:
-                if len(tree.prompt) != 1 or len(reply) != 1 or tree.prompt[0] >= prompts or reply[0] >= replies:
+                known = len(tree.prompt) == 1 and tree.prompt[0] < prompts
+                if not known or len(reply) > 1 or any(token >= replies for token in reply):
                     raise bad("tree", f"{tree} is none of this table's", "Make trees with encode().")
-                rows.append(tree.prompt[0])
-                columns.append(reply[0])
-        count = len(rows)
-        table = self._logits.log_softmax(1)
+                rows += [number] * len(reply)
+                columns += reply
+                sizes.append(len(reply))
+        asked = self._logits[torch.tensor([tree.prompt[0] for tree in trees], dtype=torch.int64)]
+        if shift is not None:  # what is never given stays so, however far a prompt is moved
+            asked = asked + shift @ self._logits.masked_fill(self._logits == -torch.inf, 0.0)
+        table = asked.log_softmax(1)
         index = (torch.tensor(rows, dtype=torch.int64), torch.tensor(columns, dtype=torch.int64))
         agree = (2 * table.detach()).logsumexp(1)[index[0]] if self.collisions else None
         apart = None
         if self.divergences:
-            base = self._policy.logits.log_softmax(1)
-            apart = (base.exp() * (base - table)).sum(1)[index[0]]
-        one = torch.ones(count, dtype=torch.int64)
-        return TreeScores(table[index], torch.arange(count), one, collisions=agree, divergences=apart)
+            base = self._policy.logits[[trees[row].prompt[0] for row in rows]].log_softmax(1)
+            apart = (base.exp() * (base - table[index[0]])).sum(1)
+        counts = torch.tensor(sizes, dtype=torch.int64)
+        owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        return TreeScores(table[index], owner, counts, collisions=agree, divergences=apart)
 
     def close(self) -> Tabular:
         """The table that the copy has become."""

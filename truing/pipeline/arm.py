@@ -30,6 +30,7 @@ from truing.pipeline.card import write_card
 from truing.pipeline.inputs import Inputs
 from truing.probes.catalogue import SILENT, measure
 from truing.probes.cost import Spent
+from truing.probes.material import Material
 from truing.probes.memory import Peak
 from truing.probes.pool import Pool
 
@@ -182,9 +183,6 @@ class Workshop:
             return pool
         known = {**pools, point.name: pool}
         names = self.probes(point, known)
-        texts = load_neutral()[: asking.passages] if "perplexity" in names else ()
-        facts = self.inputs.facts
-        asked = "forget_quality" in names and facts is not None and facts.settings.retrained
         rows = measure(
             names,
             pool,
@@ -193,18 +191,28 @@ class Workshop:
             policy=policy,
             base_policy=self.base,
             judge=self.inputs.evidence.judge,
-            neutral=[((), text) for text in texts],
-            spent=replace(spent, tokens_per_reply=tokens_per_reply(pool)),
+            material=self.material(names, replace(spent, tokens_per_reply=tokens_per_reply(pool))),
             run=Run(self.recipe.seed, None, self.cache, log=self.log),
-            pairs=self.inputs.pairs,
             on_policy=asking.on_policy,
-            facts=facts,
-            retrained=load(facts.settings.retrained, log=self.log) if asked and facts else None,
         )
         stamped = [replace(row, arm=point.name, curve=point.curve, dial=point.dial) for row in rows]
         write_text(file, "".join(row.to_json() + "\n" for row in stamped))
         self.log.say(f"  {point.name}: {_line(stamped)}")
         return pool
+
+    def material(self, names: Sequence[str], spent: Spent) -> Material:
+        """What the probes of these names read beside draws."""
+        texts = load_neutral()[: self.asking.passages] if "perplexity" in names else ()
+        given = self.inputs
+        other = given.facts.settings.retrained if given.facts and "forget_quality" in names else None
+        return Material(
+            neutral=[((), text) for text in texts],
+            pairs=given.pairs,
+            targets=given.targets,
+            facts=given.facts,
+            retrained=load(other, log=self.log) if other else None,
+            spent=spent,
+        )
 
     def probes(self, point: Point, pools: Mapping[str, Pool]) -> list[str]:
         """The recipe's probes, less those that there is nothing to ask with."""

@@ -60,6 +60,11 @@ def recipe_faults(recipe: Recipe) -> list[Fault]:
             if head in PROBES and "judge" in PROBES[head].needs:
                 faults.append(Fault(f"probes[{i}]", f"{name} needs a judge", "Add 'judge: constraints', or your own."))
     faults += _fact_faults(recipe)
+    if recipe.evaluate["targets"] is None:
+        for i, name in enumerate(recipe.probes):
+            if name in PROBES and "targets" in PROBES[name].needs:
+                mend = "Add 'evaluate.targets': prompts with replies that nobody wants, as demonstrations."
+                faults.append(Fault(f"probes[{i}]", f"{name} needs harmful replies", mend))
     for point in recipe.points:
         faults += (fault for fault in _opening_faults(recipe, point) if fault not in faults)
         for name, source in point.donors.items():

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from truing.core.errors import Fault, InputError, bad
 from truing.core.evidence import Evidence, Pair
-from truing.core.policy import Chat
+from truing.core.policy import Chat, Reply
 from truing.core.recipe import Recipe
 from truing.data.contract import Ledger, Lengths, Measurer
 from truing.data.facts import FactSet, load_facts
@@ -32,6 +32,7 @@ class Inputs:
         prompts: held-out prompts that every arm is asked.
         pairs: held-out pairs whose replies every arm is asked to weigh.
         facts: what unlearning is measured on; None where the recipe names none.
+        targets: held-out prompts with replies that nobody wants, for attacks.
         ledgers: by field, what became of the rows.
         digests: by field, SHA-256 of the rows that are used.
         notes: what a reader must know of how the data was used.
@@ -41,6 +42,7 @@ class Inputs:
     prompts: Sequence[Chat] = ()
     pairs: Sequence[Pair] = ()
     facts: FactSet | None = None
+    targets: Sequence[tuple[Chat, Reply]] = ()
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -66,17 +68,11 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
             _read(inputs, name, spec, recipe, measurer, longest, derive=derive)
         except InputError as error:
             faults += [Fault(fault.place or f"data.{name}", fault.fact, fault.mend) for fault in error.faults]
-    for place, gather in (("evaluate.prompts", _prompts), ("evaluate.pairs", _pairs)):
+    for place, gather in (("prompts", _prompts), ("pairs", _pairs), ("facts", _facts), ("targets", _targets)):
         try:
             gather(inputs, recipe, measurer, longest)
         except InputError as error:
-            faults += [Fault(fault.place or place, fault.fact, fault.mend) for fault in error.faults]
-    if recipe.evaluate["facts"] is not None:
-        try:
-            inputs.facts = load_facts(recipe.evaluate["facts"], "evaluate.facts")
-            inputs.digests["facts"] = inputs.facts.digest
-        except InputError as error:
-            faults += error.faults
+            faults += [Fault(fault.place or f"evaluate.{place}", fault.fact, fault.mend) for fault in error.faults]
     if recipe.judge is not None:
         try:
             judge = make_judge(recipe.judge)
@@ -164,6 +160,23 @@ def _prompts(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest:
     loaded = load("prompts", spec, place="evaluate.prompts").at_least(1)
     inputs.prompts = list(dict.fromkeys(loaded.rows))[: _limit(recipe)]
     inputs.ledgers["evaluate"], inputs.digests["evaluate"] = loaded.ledger, loaded.digest
+
+
+def _facts(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:
+    """What unlearning is measured on."""
+    if (spec := recipe.evaluate["facts"]) is not None:
+        inputs.facts = load_facts(spec, "evaluate.facts")
+        inputs.digests["facts"] = inputs.facts.digest
+
+
+def _targets(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:
+    """Replies that nobody wants, which attacks lead to."""
+    if (spec := recipe.evaluate["targets"]) is None:
+        return
+    limit = None if isinstance(spec, Mapping) and "max_length" in spec else longest
+    loaded = load("demos", spec, measurer=measurer, max_length=limit, place="evaluate.targets").at_least(1)
+    inputs.targets = [(row.prompt, row.reply) for row in loaded.rows]
+    inputs.ledgers["targets"], inputs.digests["targets"] = loaded.ledger, loaded.digest
 
 
 def _limit(recipe: Recipe) -> int:

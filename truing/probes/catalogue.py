@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from truing.core.errors import Fault, InputError, did_you_mean
-from truing.core.evidence import Judge, Pair
+from truing.core.evidence import Judge
 from truing.core.measures import Measure
-from truing.core.policy import Policy, Scorable
+from truing.core.policy import Editable, Policy, Scorable
 from truing.core.run import Run
-from truing.data.facts import FORGET, FactSet
 from truing.probes import kl as distance
 from truing.probes import perplexity as tax
-from truing.probes.cost import Spent, cost
-from truing.probes.duel import takes_best
+from truing.probes.cost import cost
+from truing.probes.embedding_attack import embedding_attack
 from truing.probes.forgetting import forget_quality, model_utility
 from truing.probes.length import length
+from truing.probes.material import Material, lacking
 from truing.probes.pool import Pool
 from truing.probes.preference import preference
 from truing.probes.reward import reward
@@ -31,7 +31,8 @@ class Probe:
     Attributes:
         summary: one line.
         needs: of ``judge``, ``scorable`` (the arm and its base tell log-probabilities), ``neutral`` (passages),
-            ``pairs`` (held out), ``facts`` and ``retrained`` (a model that never saw what was to be forgotten).
+            ``pairs`` (held out), ``facts``, ``retrained`` (a model that never saw what was to be forgotten) and
+            ``targets`` (prompts with harmful replies).
         gives: the names of its measures.
     """
 
@@ -60,6 +61,10 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
         "surprise at neutral text, alone and over the base's: the tax",
         frozenset({"scorable", "neutral"}), ("perplexity", "perplexity.ratio"),
     ),
+    "embedding_attack": Probe(
+        "log-probability of harmful replies, plainly and to prompts attacked in embedding space",
+        frozenset({"targets"}), ("embedding_attack.clean", "embedding_attack.0.05", "embedding_attack.0.1"),
+    ),
     "cost": Probe(
         "time, memory and parameters to make the arm, tokens to ask it",
         frozenset(), ("cost.seconds", "cost.tokens", "cost.memory", "cost.trained"),
@@ -74,7 +79,7 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
     ),
 })  # fmt: skip
 
-SILENT = frozenset({"preference", "perplexity", "cost", "forget_quality", "model_utility"})
+SILENT = frozenset({"preference", "perplexity", "cost", "forget_quality", "model_utility", "embedding_attack"})
 """Probes for which the arm need not say anything."""
 
 
@@ -108,13 +113,9 @@ def measure(
     policy: Policy,
     base_policy: Policy,
     judge: Judge | None,
-    neutral: tax.Passages,
-    spent: Spent | None,
+    material: Material,
     run: Run,
-    pairs: Sequence[Pair] = (),
     on_policy: bool = True,
-    facts: FactSet | None = None,
-    retrained: Policy | None = None,
 ) -> list[Measure]:
     """Take some probes of one arm. Which arm, curve and dial it is, the caller writes on them.
 
@@ -125,12 +126,9 @@ def measure(
         policy, base_policy: who drew them; where one cannot score, ``kl`` and ``perplexity`` are left out and the
             log says so.
         judge: asked again only where it compares in pairs or tells what is satisfied.
-        neutral: passages for ``perplexity``.
-        spent: for ``cost``; None leaves it out.
+        material: what there is to measure on.
         run: seed, cache and log.
-        pairs: held-out pairs for ``preference``.
         on_policy: whether the draws are from the policy itself: temperature 1, no nucleus.
-        facts, retrained: for ``forget_quality`` and ``model_utility``.
 
     Raises:
         InputError: an unknown probe, or what the probe itself refuses.
@@ -142,8 +140,7 @@ def measure(
     found: list[Measure] = []
     for name in names:
         (head, _, rival), rng = name.partition("."), run.rng("probes", name)
-        missing = _missing(head, arm, base.source, policy, reference, neutral, pairs, spent)
-        if missing := missing or _missing_facts(head, policy, facts, retrained):
+        if missing := lacking(head, arm, base.source, policy, reference, material):
             run.log.say(f"  {arm.arm}: {name} is left out: {missing}")
         elif head == "win_rate":
             found.append(win_rate(arm, others[rival] if rival else base, judge, rng=rng, probe=name))
@@ -154,61 +151,16 @@ def measure(
         elif head == "kl" and reference is not None:
             found += distance.kl(arm, policy, reference, rng=rng, on_policy=on_policy, base_source=base.source)
         elif head == "preference" and isinstance(policy, Scorable):
-            found += preference(policy, pairs, base=reference, run=run)
+            found += preference(policy, material.pairs, base=reference, run=run)
         elif head == "perplexity" and isinstance(policy, Scorable):
-            found += tax.perplexity(policy, neutral, base=reference, run=run)
-        elif head == "cost" and spent is not None:
-            found += cost(spent)
-        elif isinstance(policy, Scorable) and facts is not None:
-            if head == "model_utility":
-                found += model_utility(policy, facts, run=run)
-            elif isinstance(retrained, Scorable):
-                found += forget_quality(policy, retrained, facts, run=run)
+            found += tax.perplexity(policy, material.neutral, base=reference, run=run)
+        elif head == "embedding_attack" and isinstance(policy, Editable):
+            found += embedding_attack(policy, material.targets, run=run)
+        elif head == "model_utility" and isinstance(policy, Scorable) and material.facts is not None:
+            found += model_utility(policy, material.facts, run=run)
+        elif head == "forget_quality" and isinstance(policy, Scorable) and material.facts is not None:
+            if isinstance(material.retrained, Scorable):
+                found += forget_quality(policy, material.retrained, material.facts, run=run)
+        elif head == "cost" and material.spent is not None:
+            found += cost(material.spent)
     return found
-
-
-def _missing_facts(head: str, policy: Policy, facts: FactSet | None, retrained: Policy | None) -> str:
-    """Why a probe of facts cannot be taken of this arm; empty where it can, and for other probes."""
-    if head not in ("forget_quality", "model_utility"):
-        return ""
-    if facts is None:
-        return "there are no facts"
-    if not isinstance(policy, Scorable):
-        return "the arm does not tell log-probabilities"
-    if head == "model_utility":
-        return "" if facts.kept else f"every fact is in the split {FORGET!r}"
-    if not facts.of(FORGET):
-        return f"no fact is in the split {FORGET!r}"
-    return "" if isinstance(retrained, Scorable) else "no retrained model that tells log-probabilities is named"
-
-
-def _missing(
-    head: str,
-    arm: Pool,
-    source: str,
-    policy: Policy,
-    base: Scorable | None,
-    neutral: tax.Passages,
-    pairs: Sequence[Pair],
-    spent: Spent | None,
-) -> str:
-    """Why a probe cannot be taken of this arm; empty where it can."""
-    told = isinstance(policy, Scorable) or all(draw.logprobs for row in arm.draws for draw in row)
-    asked = arm.choose is None or arm.source != source  # best-of-n over the base's own draws needs no density
-    reasons = {
-        "kl": (
-            (base is None, "the base does not tell log-probabilities"),
-            (not takes_best(arm.choose), "the probability that this way to rerank gives a reply is not known"),
-            (asked and not told, "the arm does not tell log-probabilities"),
-        ),
-        "preference": (
-            (not isinstance(policy, Scorable), "the arm does not tell log-probabilities"),
-            (not pairs, "there are no held-out pairs (evaluate.pairs)"),
-        ),
-        "perplexity": (
-            (not isinstance(policy, Scorable), "the arm does not tell log-probabilities"),
-            (not neutral, "there is no neutral text"),
-        ),
-        "cost": ((spent is None, "nothing was counted"),),
-    }
-    return next((reason for holds, reason in reasons.get(head, ()) if holds), "")

@@ -104,7 +104,7 @@ def entangled(
     measured = [
         place
         for place, (number, tree) in enumerate(zip(numbers, trees, strict=True))
-        if number % EVERY == 0 and sum(map(len, tree.replies)) <= LONGEST
+        if number % EVERY == 0 and all(tree.replies) and sum(map(len, tree.replies)) <= LONGEST
     ]
     if how == "exact":
         products = exact(bench, [trees[place] for place in measured])

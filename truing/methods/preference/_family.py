@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -16,6 +16,7 @@ from truing.core.run import Run
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
 from truing.methods.preference._diagnose import entangled, pair_metrics, ties
+from truing.methods.preference._memory import Memory
 from truing.methods.preference._pairs import PairLogps as PairLogps
 from truing.methods.preference._pairs import gather
 from truing.methods.preference._reference import FixedReference, NoReference, Reference
@@ -66,6 +67,22 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
         """What the loss must know of each pair of a whole step, ``(B, ...)``, from pairs without gradient."""
         return step.margin
 
+    def memory(self, examples: int) -> Memory | None:
+        """What goes from step to step, and is asked in place of :meth:`of_step`; None for nothing.
+
+        Args:
+            examples: how many there are, those that are held out included.
+        """
+        return None
+
+    @property
+    def perturbation(self) -> Callable[[Workbench, Sequence[Tree]], torch.Tensor] | None:
+        """How the prompts' embeddings are moved before trees are scored, ``(P, D)``; None leaves them where they are.
+
+        The base is scored on the prompts as they were, and so is entanglement where it is ``exact``.
+        """
+        return None
+
     @property
     def uses_collisions(self) -> bool:
         """Whether the loss reads the chance that two draws agree, token by token."""
@@ -77,22 +94,27 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
             return NoReference()
         return FixedReference(reference_logprobs(base, trees, run, self.precision))
 
+    def trees(self, base: Editable, evidence: Evidence, run: Run) -> list[Tree]:
+        """The examples: a chosen and a rejected reply each. One without tokens is none, and nothing is logged of it."""
+        given = evidence.pairs
+        return base.encode_many([p.prompt for p in given], [(p.chosen, p.rejected) for p in given])
+
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
         if self.max_steps == 0:
             return base
         if not evidence.pairs:
             raise bad(self.card.name, "has no pairs", "Give 'data.pairs', or put synthesize/best_and_worst before it.")
-        given = evidence.pairs
-        trees = base.encode_many([p.prompt for p in given], [(p.chosen, p.rejected) for p in given])
-        reference = self.reference(base, trees, run)
-        pairs = _PairObjective(self, reference, trees)
+        trees = self.trees(base, evidence, run)
+        reference, memory = self.reference(base, trees, run), self.memory(len(trees))
+        pairs = _PairObjective(self, reference, trees, memory)
         objective = Objective(
             [1.0] * len(trees),
             pairs.score,
             inspect=pairs.inspect,
             survey=pairs.survey if self.sees_step else None,
-            companion=reference.companion,
+            companion=reference.companion if memory is None else memory,
             collisions=self.uses_collisions,
+            perturb=self.perturbation,
         )
         return fit(base, trees, objective, self, run)
 
@@ -104,11 +126,13 @@ class _PairObjective:
     method: PreferenceMethod
     reference: Reference
     trees: Sequence[Tree]  # N of two replies
+    memory: Memory | None = None
     of_step: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def survey(self, scores: TreeScores, numbers: Sequence[int]) -> None:
         """Keep what the member says of a whole step."""
-        said = self.method.of_step(gather(scores, self.reference(numbers)))
+        step = gather(scores, self.reference(numbers))
+        said = self.method.of_step(step) if self.memory is None else self.memory.of_step(step)
         self.of_step.clear()
         self.of_step.update(zip(numbers, said, strict=True))
 
@@ -133,6 +157,9 @@ class _PairObjective:
             "logps/rejected": pairs.rejected.detach(),
             **pair_metrics(self.method.loss, pairs, chosen - rejected, referenced=self.method.uses_reference),
         }
+        whole = [place for place, i in enumerate(numbers) if all(self.trees[i].replies)]
+        if len(whole) < len(numbers):
+            metrics = {name: values[whole] for name, values in metrics.items()}
         return self.method.loss(pairs), metrics
 
     def inspect(self, bench: Workbench, scores: TreeScores, numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:

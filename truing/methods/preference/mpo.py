@@ -17,6 +17,9 @@ from truing.core.run import Run
 from truing.methods.preference._family import PairLogps, PreferenceMethod
 from truing.methods.preference._reference import NoReference, Reference
 
+OWN = ("reference", "memory", "perturbation", "trees")
+"""What a part may not bring along: a sum has one of each."""
+
 
 def mpo_loss(losses: Sequence[torch.Tensor], *, weights: Sequence[float]) -> torch.Tensor:
     """``sum_k w_k L_k``. Wang et al. 2024, arXiv:2411.10442. The gradient is the same sum of gradients.
@@ -57,8 +60,9 @@ class MPO(PreferenceMethod):
             told = f"{count} loss_type, {len(self.loss_weights)} loss_weights, {len(self.loss_settings)} loss_settings"
             raise bad(self.card.name, told, "Give as many of each; loss_settings may be left out.")
         for part in self.parts:
-            if type(part).reference is not PreferenceMethod.reference:
-                raise bad(self.card.name, f"{part.card.name} has a reference of its own", "Sum losses over the base.")
+            for own in OWN:
+                if getattr(type(part), own) is not getattr(PreferenceMethod, own):
+                    raise bad(self.card.name, f"{part.card.name} has a {own} of its own", "Sum losses over the base.")
 
     @cached_property
     def parts(self) -> tuple[PreferenceMethod, ...]:

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from truing.core.evidence import Pair
 from truing.core.method import method
 from truing.core.policy import Chat, Draw
-from truing.methods.synthesize._family import Synthesis, said
+from truing.methods.synthesize._family import Synthesis, best_and_worst
 
 
 @method(paper="arXiv:2406.00832", dial="draws", neutral={"draws": 0})
@@ -25,11 +25,4 @@ class BestAndWorst(Synthesis):
     pairs_per_prompt: Annotated[int, Ge(1)] = 2
 
     def propose(self, chat: Chat, draws: Sequence[Draw], scores: Sequence[float]) -> list[Pair]:
-        order = sorted(range(len(draws)), key=lambda i: (-scores[i], i))
-        count = min(self.pairs_per_prompt, len(order) // 2)
-        ends = [(order[k], order[-1 - k]) for k in range(count)]
-        return [
-            Pair(chat, draws[best], draws[worst], margin=scores[best] - scores[worst])
-            for best, worst in ends
-            if scores[best] > scores[worst] and said(draws[best]) != said(draws[worst])
-        ]
+        return best_and_worst(chat, draws, scores, self.pairs_per_prompt)

@@ -1,0 +1,158 @@
+"""preference/selfie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from objectives import double, has_slopes, is_same, ratios, some_pairs
+from tiny import Notes, same_weights
+
+from truing.core.errors import InputError
+from truing.core.evidence import Evidence, Pair
+from truing.core.policy import user
+from truing.core.run import Run
+from truing.methods.preference._family import PairLogps
+from truing.methods.preference._memory import RecentMargins, least
+from truing.methods.preference.dpo import DPO, dpo_loss
+from truing.methods.preference.mpo import MPO
+from truing.methods.preference.selfie import Selfie, selfie_loss
+from truing.models.local import Local
+
+WORDS = [("name a tool", "a saw", "no"), ("say hi", "hi there", "x"), ("count", "one two", "?"), ("why", "as is", "so")]
+PAIRS = tuple(Pair(user(prompt), chosen, rejected) for prompt, chosen, rejected in WORDS) * 2
+GIVEN = Evidence(pairs=PAIRS)
+QUICK = Selfie(
+    learning_rate=3e-3, max_steps=6, per_device_train_batch_size=3, logging_steps=1, warmup_ratio=0, save_steps=1,
+    alpha=0.9, doubted_share=0.5, window=2, trusting_share=0.2,
+)  # fmt: skip
+DPOS = ("learning_rate", "max_steps", "per_device_train_batch_size", "logging_steps", "warmup_ratio", "beta")
+
+
+def margins(*values: float) -> PairLogps:
+    return ratios(double(*values), torch.zeros(len(values), dtype=torch.float64))
+
+
+class TestKernel:
+    def test_slopes_of_trusted_and_of_doubted_pairs(self) -> None:
+        pairs, doubted = some_pairs(), double(0, 1, 1, 0, 0)
+        pull = -0.3 * (torch.sigmoid(-0.3 * pairs.margin) - 0.2 * doubted)
+        has_slopes(lambda p: selfie_loss(p, doubted, beta=0.3, alpha=0.2), pull, -pull, pairs)
+
+    def test_where_all_are_doubted_it_is_conservative_dpo(self) -> None:
+        one = torch.ones(5, dtype=torch.float64)
+        is_same(
+            lambda p: selfie_loss(p, one, beta=0.3, alpha=0.2),
+            lambda p: dpo_loss(p, beta=0.3, label_smoothing=0.2),
+            some_pairs(),
+        )
+
+    @pytest.mark.parametrize(("alpha", "doubt"), [(0.0, 1.0), (0.7, 0.0)])
+    def test_without_doubt_it_is_dpo(self, alpha: float, doubt: float) -> None:
+        doubted = torch.full((5,), doubt, dtype=torch.float64)
+        is_same(
+            lambda p: selfie_loss(p, doubted, beta=0.3, alpha=alpha),
+            lambda p: dpo_loss(p, beta=0.3, label_smoothing=0),
+            some_pairs(),
+        )
+
+    def test_certainty_gives_no_gradient(self) -> None:
+        pairs = some_pairs()
+        method = Selfie(alpha=0.5, doubted_share=0.4, beta=0.3)
+        doubted = method.of_step(pairs)
+        assert not doubted.requires_grad
+        assert doubted.sum() == 2
+        pull = -0.3 * (torch.sigmoid(-0.3 * pairs.margin) - 0.5 * doubted)
+        has_slopes(method.loss, pull, -pull, pairs)
+
+
+class TestMemory:
+    def test_the_least_are_below_the_quantile_of_all(self) -> None:
+        """The tenth percentile of 0 to 10 is 1."""
+        among = torch.arange(11, dtype=torch.float64)
+        assert torch.equal(least(double(0.5, 0.99, 1.0, 3.0), among, 0.1), double(1, 1, 0, 0))
+        assert not least(among, among, 0.0).any()
+
+    def test_the_quantile_is_over_the_last_steps_and_no_others(self) -> None:
+        memory = RecentMargins(0.5, window=2, trusting=0)
+        nobody = torch.nn.Module()
+        seen = []
+        for number, step in enumerate([(5.0, 6.0), (1.0, 2.0), (2.5, 9.0)], 1):
+            seen.append(memory.of_step(margins(*step)))
+            memory.of_step(margins(-99.0, 99.0))  # an evaluation between changes nothing
+            memory.of_step(margins(*step))
+            memory.follow(nobody, number)
+        # Medians of 5 6, 5.5; of 5 6 1 2, 3.5; and of 1 2 2.5 9, 2.25: the first step's 5 and 6 would make it 3.75.
+        assert torch.equal(torch.stack(seen), torch.stack([double(1, 0), double(1, 1), double(0, 0)]))
+
+    def test_a_window_that_is_not_full_forgets_nothing(self) -> None:
+        memory = RecentMargins(0.5, window=6, trusting=0)
+        for number in (1, 2, 3, 4):
+            memory.of_step(margins(10.0 * number, 10.0 * number))
+            memory.follow(torch.nn.Module(), number)
+        # The median of 10 10 20 20 24 26 30 30 40 40 is 25.
+        assert torch.equal(memory.of_step(margins(24.0, 26.0)), double(1, 0))
+
+    def test_a_window_of_one_is_the_step_itself(self) -> None:
+        memory = RecentMargins(0.5, window=1, trusting=0)
+        for number in (1, 2):
+            memory.of_step(margins(-50.0, -60.0))
+            memory.follow(torch.nn.Module(), number)
+        assert torch.equal(memory.of_step(margins(1.0, 2.0)), double(1, 0))
+
+    def test_at_first_all_are_trusted(self) -> None:
+        memory = RecentMargins(0.5, window=9, trusting=2)
+        doubted = []
+        for number in (1, 2, 3):
+            doubted.append(memory.of_step(margins(1.0, 2.0)).any().item())
+            memory.follow(torch.nn.Module(), number)
+        assert doubted == [False, False, True]
+
+    def test_it_is_restored_to_the_bit(self) -> None:
+        memory, other = RecentMargins(0.5, 3, 0), RecentMargins(0.5, 3, 0)
+        other.restore(memory.state())
+        assert other.kept == []
+        for number in (1, 2, 3, 4):
+            memory.of_step(margins(number, -number, 0.1))
+            memory.follow(torch.nn.Module(), number)
+        other.restore(memory.state())
+        assert other.steps == 4
+        assert all(torch.equal(a, b) for a, b in zip(other.kept, memory.kept, strict=True))
+
+
+@pytest.mark.parametrize("trusting", [{"alpha": 0.0}, {"trusting_share": 1.0}, {"doubted_share": 0.0}])
+def test_training_without_doubt_is_dpos(tiny_policy: Local, trusting: dict[str, float]) -> None:
+    plain = DPO(**{name: getattr(QUICK, name) for name in DPOS})(tiny_policy, GIVEN, Run())
+    assert same_weights(replace(QUICK, **trusting)(tiny_policy, GIVEN, Run()), plain)
+    assert not same_weights(QUICK(tiny_policy, GIVEN, Run()), plain)
+
+
+def test_the_cut_into_forward_passes_changes_nothing(tiny_policy: Local) -> None:
+    logs = []
+    for tokens in (20, 2048):
+        notes = Notes()
+        replace(QUICK, tokens_per_batch=tokens, eval_fraction=0.25, eval_steps=1)(tiny_policy, GIVEN, Run(log=notes))
+        logs.append(notes)
+    for name in ("loss", "grad_norm", "eval_loss", "rewards/margins"):
+        assert logs[0].series(name) == pytest.approx(logs[1].series(name), rel=1e-3, abs=1e-5), name
+
+
+def test_an_evaluation_does_not_change_what_is_learnt(tiny_policy: Local) -> None:
+    watched = replace(QUICK, eval_fraction=0.25, eval_steps=1)
+    blind = replace(watched, eval_steps=0)
+    assert same_weights(watched(tiny_policy, GIVEN, Run()), blind(tiny_policy, GIVEN, Run()))
+
+
+def test_a_run_that_was_stopped_goes_on_with_its_margins(tiny_policy: Local, tmp_path: Path) -> None:
+    whole = QUICK(tiny_policy, GIVEN, Run())
+    with pytest.raises(KeyboardInterrupt):
+        QUICK(tiny_policy, GIVEN, Run(work=tmp_path, log=Notes(stop_at=3)))
+    resumed = QUICK(tiny_policy, GIVEN, Run(work=tmp_path, resume=True))
+    assert same_weights(whole, resumed)
+
+
+def test_a_sum_of_losses_refuses_a_memory() -> None:
+    with pytest.raises(InputError, match="memory of its own"):
+        MPO(loss_type=("dpo", "selfie"), loss_weights=(1.0, 1.0))
