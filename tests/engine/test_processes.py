@@ -14,7 +14,7 @@ import torch
 from fitting import TREES, flat, train
 from safetensors.torch import load_file
 from tiny import Notes, make_local
-from together import PARTS, STEPS, surveyed
+from together import METHODS, PARTS, SPREAD, STEPS, by_method, surveyed
 
 from truing.core.run import Run
 from truing.engine.processes import Processes, here, launched, main_process, shares
@@ -64,11 +64,11 @@ class Outcome:
         self.every: list[dict[str, Any]] = told["every"]
         self.rows: list[dict[str, float]] = told["rows"]
 
-    def same(self, name: str, wanted: Local) -> None:
-        """Both moved, and to the same place."""
+    def same(self, name: str, wanted: Local, least: float = 0.05) -> None:
+        """Both moved, by a norm of ``least``, and to the same place."""
         found = load_file(self.folder / f"{name}.safetensors")
         start = (make_local("qwen2") if name == "tied" else self.base).weights()
-        assert (flat(wanted) - torch.cat([t.double().flatten() for t in start.values()])).norm() > 0.05
+        assert (flat(wanted) - torch.cat([t.double().flatten() for t in start.values()])).norm() > least
         for key, tensor in wanted.weights().items():
             torch.testing.assert_close(found[key], tensor.detach(), rtol=0, atol=1e-5)
 
@@ -117,6 +117,11 @@ class TestTwoProcesses:
             assert not (outcome.folder / f"{name}.safetensors").exists()  # refused, see below
         else:
             outcome.same(name, train(outcome.base, **PARTS[name]))
+
+    @pytest.mark.parametrize("name", METHODS)
+    def test_real_methods(self, name: str, outcome: Outcome) -> None:
+        if name in SPREAD or outcome.folder.name.startswith("copies"):
+            outcome.same(name.replace("/", "-"), by_method(name, outcome.base), least=0.01)
 
     def test_a_checkpoint_of_one_is_taken_up_by_two(self, outcome: Outcome) -> None:
         outcome.same("resumed", train(outcome.base, **STEPS))

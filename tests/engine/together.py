@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from tiny import Notes, make_local
 
 from truing.core.errors import InputError, RunError, bad
-from truing.core.policy import Editable, TreeScores, Workbench
+from truing.core.evidence import Evidence, Pair, Ranked, Rating
+from truing.core.method import build
+from truing.core.policy import Editable, TreeScores, Workbench, user
 from truing.core.run import Run
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
@@ -34,6 +36,20 @@ PARTS: dict[str, dict[str, Any]] = {
     "frozen": {"unfrozen_parameters": ("layers.1",), "learning_rate": 1e-2, "per_device_train_batch_size": 4},
 }
 """Trainings of a part of the model."""
+
+METHODS: dict[str, dict[str, Any]] = {
+    "preference/wpo": {},  # chances that two draws agree
+    "preference/dpo": {"entanglement": "exact", "logging_steps": 1},  # gradients of its own, pair by pair
+    "preference/tr_dpo": {"ref_model_sync_steps": 1},  # a reference that moves
+    "preference/selfie": {"window": 2, "trusting_share": 0.0, "alpha": 0.5},  # margins of steps before
+    "unpaired/kto": {},  # mismatched examples of the whole step
+    "unpaired/bco": {},  # a running mean
+    "unlearn/npo": {"retain": "kl"},  # whole distributions of the base
+    "listwise/lipo": {},
+}
+"""Methods that need more of the loop than a loss of examples."""
+SPREAD = ("preference/wpo", "preference/dpo", "unpaired/kto", "listwise/lipo")
+"""Those of them that shards are written for."""
 
 
 def shard_on_the_processor() -> None:
@@ -116,6 +132,21 @@ def surveyed(base: Local) -> Local:
     return made
 
 
+def by_method(name: str, base: Local) -> Local:
+    """Trained by a real method, on a few texts."""
+    words = ("name a tool", "say hi", "count", "why", "go on then", "what is it")
+    replies = ("a saw", "hi there", "one two", "as is, I fear", "so", "no")
+    evidence = Evidence(
+        pairs=[Pair(user(w), replies[k], replies[k - 2]) for k, w in enumerate(words)],
+        ratings=[Rating(user(w), replies[k], float(k % 2)) for k, w in enumerate(words)],
+        lists=[Ranked(user(w), replies[: 2 + k % 3], (2.0, 0.0, 1.0, 3.0)[: 2 + k % 3]) for k, w in enumerate(words)],
+    )
+    settings = {"learning_rate": 3e-3, "max_steps": 4, "per_device_train_batch_size": 4, "tokens_per_batch": 40}
+    made = build(name, **{**settings, **METHODS[name]})(base, evidence, Run())
+    assert isinstance(made, Local)
+    return made
+
+
 def refusals(base: Local) -> list[str]:
     """What is not done by several processes, or not as shards."""
     found = []
@@ -154,6 +185,8 @@ def main(folder: Path) -> None:
     kept["few"] = train(base, per_device_train_batch_size=1)  # fewer examples a step than processes
     if "fsdp" not in sys.argv:  # refused as shards
         kept |= {name: train(base, **settings) for name, settings in PARTS.items()}
+    for name in SPREAD if "fsdp" in sys.argv else METHODS:
+        kept[name.replace("/", "-")] = by_method(name, base)
     again = Notes()
     kept["resumed"] = train(base, run=Run(work=folder / "by_one", resume=True, log=again), **STEPS)
     try:

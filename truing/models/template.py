@@ -11,6 +11,8 @@ from truing.core.errors import bad
 from truing.core.policy import Chat, Draw, Message, Reply
 
 PLAIN = {"system": "# Instruction", "user": "# Query", "assistant": "# Answer", "tool": "# Tool"}
+BATCH = 1024
+"""Texts that are tokenised in one call: what a tokenizer returns beside the ids is larger than they are."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Template:
         texts = [self.render(chat) for chat in filled]
         # A template writes its own special tokens; plain text gets those that the tokenizer adds.
         ids = self._ids(texts, special=not self.has_chat) if texts else []
-        found = dict(zip(filled, map(tuple, ids), strict=True))
+        found = dict(zip(filled, ids, strict=True))
         found[()] = (self._first,)
         return [found[chat] for chat in chats]
 
@@ -130,16 +132,26 @@ class Template:
             if isinstance(reply, str)
         ]
         ids = iter(self._ids(texts) if texts else [])
-        return [tuple(next(ids)) if isinstance(reply, str) else self._drawn(reply) for reply in replies]
+        return [next(ids) if isinstance(reply, str) else self._drawn(reply) for reply in replies]
 
     def _drawn(self, draw: Draw) -> tuple[int, ...]:
         if draw.token_ids:
             return draw.token_ids
-        return tuple(self._ids([draw.text + self.end_of_turn])[0])
+        return self._ids([draw.text + self.end_of_turn])[0]
 
-    def _ids(self, texts: list[str], *, special: bool = False) -> list[list[int]]:
-        """Not verbose: a text longer than the context is the data contract's business."""
-        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=special, verbose=False).input_ids]
+    @cached_property
+    def _integers(self) -> dict[int, int]:
+        """One object a token id: 8 bytes a token where each would else bring an integer of its own, 36."""
+        return {}
+
+    def _ids(self, texts: Sequence[str], *, special: bool = False) -> list[tuple[int, ...]]:
+        """Some texts at a time. Not verbose: a text longer than the context is the data contract's business."""
+        shared, found = self._integers, list[tuple[int, ...]]()
+        how = {"add_special_tokens": special, "verbose": False, "return_attention_mask": False}
+        for begin in range(0, len(texts), BATCH):
+            encoded = self.tokenizer(list(texts[begin : begin + BATCH]), **how).input_ids
+            found += [tuple([shared.setdefault(i, i) for i in ids]) for ids in encoded]
+        return found
 
     def lengths(self, chats: Sequence[Chat], replies: Sequence[Sequence[Reply]]) -> list[tuple[int, tuple[int, ...]]]:
         """Tokens of each prompt and of each of its replies; prompts in one call, replies in another."""
