@@ -69,18 +69,21 @@ class RunningMean:
     def __init__(self, decay: float | None) -> None:
         self.decay = decay
         self.mean, self.count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        self._step: dict[int, float] = {}
+        self._step: list[tuple[list[int], torch.Tensor]] = []
 
     def note(self, numbers: Sequence[int], rewards: torch.Tensor) -> None:
         """Take down the rewards ``(B,)`` of some examples of the step in progress."""
-        self._step.update(zip(numbers, rewards.detach().tolist(), strict=True))
+        self._step.append((list(numbers), rewards.detach()))  # a device is not waited for before the step is over
 
     def follow(self, module: torch.nn.Module, step: int) -> None:
         """Count the step that is over."""
         from truing.engine.processes import here
 
-        every = {number: reward for part in here().gathered(self._step) for number, reward in part.items()}
-        self._step = {}
+        mine = {
+            n: reward for numbers, rewards in self._step for n, reward in zip(numbers, rewards.tolist(), strict=True)
+        }
+        every = {n: reward for part in here().gathered(mine) for n, reward in part.items()}
+        self._step = []
         rewards = torch.tensor([every[number] for number in sorted(every)], dtype=torch.float64)
         after = self.count + len(rewards)
         if self.decay is None:
