@@ -38,7 +38,7 @@ class RatedLogps:
     @property
     def sign(self) -> torch.Tensor:
         """1 where a reply is desirable, -1 where it is not, ``(B,)``."""
-        return torch.where(self.desirable, 1.0, -1.0).to(self.policy)
+        return self.by_side(1.0, -1.0)
 
     @property
     def surveyed(self) -> torch.Tensor:
@@ -53,7 +53,8 @@ class RatedLogps:
 
     def by_side(self, desirable: float, undesirable: float) -> torch.Tensor:
         """One number for the desirable replies and one for the others, ``(B,)``."""
-        return torch.where(self.desirable, desirable, undesirable).to(self.policy)
+        both = (torch.full_like(self.policy, number, requires_grad=False) for number in (desirable, undesirable))
+        return torch.where(self.desirable, *both)
 
 
 class RunningMean:
