@@ -187,8 +187,8 @@ class TestMatching:
         assert sum("from the cache" in line for line in notes.said) == 1
 
     def test_a_base_without_hidden_states_is_refused(self) -> None:
-        table = Tabular(tuple(r.prompt for r in RATINGS[::2]), ("a", "b"), torch.zeros(4, 2))
-        ratings = [Rating(r.prompt, reply, value) for r in RATINGS[::2] for reply, value in (("a", 1.0), ("b", 0.0))]
+        table = Tabular(tuple(r.prompt for r in RATINGS[:4:2]), ("a", "b"), torch.zeros(2, 2))
+        ratings = [Rating(r.prompt, reply, value) for r in RATINGS[:4:2] for reply, value in (("a", 1.0), ("b", 0.0))]
         with pytest.raises(InputError, match="hidden states"):
             BCO(**QUICK, udm=True)(table, Evidence(ratings=ratings), Run())
 

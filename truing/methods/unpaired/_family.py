@@ -12,7 +12,7 @@ from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
 from truing.core.policy import Editable, Tree, TreeScores
-from truing.core.run import Quiet, Run
+from truing.core.run import Run
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
 from truing.methods.unpaired._rated import RatedLogps as RatedLogps
@@ -119,8 +119,7 @@ class _RatedObjective:
         step = self.rated(scores, numbers)
         if self.method.sees_mismatched:
             # Who stands beside whom changes from epoch to epoch, so the base is asked now, and nothing is kept of it.
-            asked = Run(log=Quiet())
-            sums = _sums(reference_logprobs(self.base, self.beside(numbers), asked, self.method.precision))
+            sums = _sums(reference_logprobs(self.base, self.beside(numbers), Run(), self.method.precision))
             step = replace(step, base=sums.to(step.policy))
         said = self.method.of_step(step)
         self.of_step.clear()

@@ -38,7 +38,7 @@ class RatedLogps:
     @property
     def sign(self) -> torch.Tensor:
         """1 where a reply is desirable, -1 where it is not, ``(B,)``."""
-        return torch.where(self.desirable, 1.0, -1.0).to(self.policy)
+        return self.by_side(1.0, -1.0)
 
     @property
     def surveyed(self) -> torch.Tensor:
@@ -53,7 +53,8 @@ class RatedLogps:
 
     def by_side(self, desirable: float, undesirable: float) -> torch.Tensor:
         """One number for the desirable replies and one for the others, ``(B,)``."""
-        return torch.where(self.desirable, desirable, undesirable).to(self.policy)
+        both = (torch.full_like(self.policy, number, requires_grad=False) for number in (desirable, undesirable))
+        return torch.where(self.desirable, *both)
 
 
 class RunningMean:
@@ -69,18 +70,21 @@ class RunningMean:
     def __init__(self, decay: float | None) -> None:
         self.decay = decay
         self.mean, self.count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        self._step: dict[int, float] = {}
+        self._step: list[tuple[list[int], torch.Tensor]] = []
 
     def note(self, numbers: Sequence[int], rewards: torch.Tensor) -> None:
         """Take down the rewards ``(B,)`` of some examples of the step in progress."""
-        self._step.update(zip(numbers, rewards.detach().tolist(), strict=True))
+        self._step.append((list(numbers), rewards.detach()))  # a device is not waited for before the step is over
 
     def follow(self, module: torch.nn.Module, step: int) -> None:
         """Count the step that is over."""
         from truing.engine.processes import here
 
-        every = {number: reward for part in here().gathered(self._step) for number, reward in part.items()}
-        self._step = {}
+        mine = {
+            n: reward for numbers, rewards in self._step for n, reward in zip(numbers, rewards.tolist(), strict=True)
+        }
+        every = {n: reward for part in here().gathered(mine) for n, reward in part.items()}
+        self._step = []
         rewards = torch.tensor([every[number] for number in sorted(every)], dtype=torch.float64)
         after = self.count + len(rewards)
         if self.decay is None:

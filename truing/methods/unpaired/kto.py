@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-from truing.core.errors import Fault, bad
+from truing.core.errors import Fault, InputError, bad
 from truing.core.lazy import torch
 from truing.core.method import method
 from truing.core.policy import Tree
@@ -85,8 +85,8 @@ class KTO(UnpairedMethod):
 
     def refuse(self, trees: Sequence[Tree], desirable: Sequence[bool]) -> None:
         super().refuse(trees, desirable)
-        for fault in self.faults(self.card.name):
-            raise bad(fault.place, fault.fact, fault.mend)
+        if found := self.faults(self.card.name):
+            raise InputError(*found)
         if len({tree.prompt for tree in trees}) == 1:
             fact = "sets each prompt beside the reply to another, and all ratings are of one prompt"
             raise bad(self.card.name, fact, "Give ratings of more prompts, or use unpaired/apo_zero_unpaired.")
