@@ -53,8 +53,8 @@ class RatedLogps:
 
     def by_side(self, desirable: float, undesirable: float) -> torch.Tensor:
         """One number for the desirable replies and one for the others, ``(B,)``."""
-        both = (torch.full_like(self.policy, number, requires_grad=False) for number in (desirable, undesirable))
-        return torch.where(self.desirable, *both)
+        one = torch.ones_like(self.policy, requires_grad=False)
+        return torch.where(self.desirable, desirable * one, undesirable * one)
 
 
 class RunningMean:
