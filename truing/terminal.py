@@ -206,5 +206,9 @@ def _table(*columns: str, header: bool = True, title: str | None = None) -> Tabl
 def _console() -> Console:
     from rich.console import Console
 
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # the command line's to tell, as for everything else that prints
+
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+    return Piped(width=width, markup=False, highlight=False, emoji=False)

@@ -1,7 +1,7 @@
-"""torch, imported at first use.
+"""torch and numpy, imported at first use.
 
-Methods, families and the engine write ``from truing.core.lazy import F, torch``. So the whole catalogue of
-methods can be imported, listed and checked without the second or two that torch itself takes.
+Methods, families and the engine write ``from truing.core.lazy import F, np, torch``. So the whole catalogue of
+methods can be imported, listed and checked without the second or two that torch itself takes, and the tenth of numpy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch as torch
     import torch.nn.functional as F
 else:
@@ -23,7 +24,8 @@ else:
         def __getattr__(self, attribute: str) -> Any:
             return getattr(importlib.import_module(self._name), attribute)
 
+    np = _Lazy("numpy")
     torch = _Lazy("torch")
     F = _Lazy("torch.nn.functional")
 
-__all__ = ["F", "torch"]
+__all__ = ["F", "np", "torch"]

@@ -9,11 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from truing.core.errors import RunError
 from truing.core.files import file_errors, sweep, write_atomically
-from truing.core.lazy import torch
+from truing.core.lazy import np, torch
 from truing.core.policy import Chat, Draw, Editable, Policy, Sampling, Tree
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet, Run

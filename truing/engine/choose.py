@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from truing.core.errors import RunError
-from truing.core.lazy import torch
+from truing.core.lazy import np, torch
 from truing.core.policy import Sampling
 
 BLOCK = 256  # neighbours in the vocabulary that race together

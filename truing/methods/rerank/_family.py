@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import numpy as np
 from annotated_types import Ge
 
 from truing.core.artefact import save_wrapped
 from truing.core.errors import bad
 from truing.core.evidence import Evidence, Judge
+from truing.core.lazy import np
 from truing.core.method import Method
 from truing.core.policy import Chat, Draw, Policy, Sampling
 from truing.core.rng import Rng

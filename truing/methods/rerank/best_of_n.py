@@ -5,9 +5,8 @@ from __future__ import annotations
 from math import comb
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from truing.core.errors import bad
+from truing.core.lazy import np
 from truing.core.method import method
 from truing.methods.rerank._family import RerankMethod
 
