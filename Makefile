@@ -4,12 +4,14 @@
 #   make quickstart PIP_FLAGS="--extra-index-url URL"    options for pip, e.g. an index with CPU builds of torch
 #   make quickstart OUT=runs/again                       another folder for the run
 #   make test PYTEST_FLAGS="tests/core -x"               options for pytest
+#   make test WORKERS=0                                  all tests in one process; else one a core, four at most
 #   make bench BENCH=scaling BENCH_FLAGS="--repeats 3"   one benchmark in full; without BENCH, all of them in small
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+WORKERS ?= auto
 BENCH ?=
 BENCH_FLAGS ?=
 OUT ?= runs/quickstart
@@ -34,7 +36,7 @@ quickstart: $(RUN_STAMP)
 	$(BIN)/truing run recipes/quickstart.yaml --out $(OUT) --resume
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(PYTEST_FLAGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

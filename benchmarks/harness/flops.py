@@ -1,6 +1,6 @@
 """Floating-point operations of a training step, counted from what must be computed and not from what is run.
 
-A product of (m, k) and (k, n) matrices is 2 m k n operations. Only real tokens count, a shared prompt once; attention
+A product of (m, k) and (k, n) matrices is 2 m k n operations. Only real tokens count, what is shared once; attention
 counts the keys that a token sees; the vocabulary is projected to where a target is read. Recomputation, padding, masked
 scores and everything that is not a matrix product are no useful work and count nothing.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from truing.core.policy import Tree
+from truing.engine.tree import common
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,11 @@ def forward_load(shape: Shape, *, tokens: int, keys: int, targets: int) -> Load:
 
 
 def tree_load(shape: Shape, trees: Sequence[Tree]) -> Load:
-    """Operations of a forward pass over some trees."""
+    """Operations of one forward pass over some trees, which need what all their prompts begin with only once."""
     targets = sum(len(reply) for tree in trees for reply in tree.replies)
-    tokens, keys = sum(tree.size for tree in trees), sum(map(seen_keys, trees))
+    trunk, again = common([tree.prompt for tree in trees]), len(trees) - 1
+    tokens = sum(tree.size for tree in trees) - again * trunk
+    keys = sum(map(seen_keys, trees)) - again * _triangle(trunk)
     return forward_load(shape, tokens=tokens, keys=keys, targets=targets)
 
 

@@ -60,15 +60,13 @@ def product_rates(shape: Shape, tokens: int, targets: int, dtype: Any, device: s
 
 
 def loop(
-    base: Any, pairs: Sequence[Any], trees: Sequence[Tree], shape: Shape, work: dict[str, Any]
+    base: Any, pairs: Sequence[Any], steps: Sequence[Sequence[Tree]], shape: Shape, work: dict[str, Any]
 ) -> dict[str, float]:
     """Useful operations a second of the real training loop, its first step left out."""
     log = Steps()
     build("preference/dpo", **training(work))(base, Evidence(pairs=pairs), Run(work["seed"], log=log))
-    size = work["batch"]
-    later = [trees[i] for i in work["order"][size : size * len(log.at)]]
-    seconds = log.at[-1] - log.at[0]
-    return {"work": float(tree_load(shape, later).step), "seconds": seconds}
+    useful = sum(tree_load(shape, trees).step for trees in steps[1 : len(log.at)])
+    return {"work": float(useful), "seconds": log.at[-1] - log.at[0]}
 
 
 def parts(base: Any, steps: Sequence[Sequence[Tree]], work: dict[str, Any], shape: Shape) -> dict[str, list[float]]:
@@ -170,7 +168,7 @@ def main() -> None:
     with Clock() as clock:
         base.tree_logprobs(trees, Quiet())
     reference = {"work": float(tree_load(shape, trees).forward), "seconds": clock.seconds}
-    told = loop(base, pairs, trees, shape, work)
+    told = loop(base, pairs, steps, shape, work)
     by_part = parts(base, steps[:4], work, shape)
     by_kind = profile(base, steps[0], work["device"])
     after = product_rates(shape, mean, targets, dtype, work["device"])

@@ -48,3 +48,12 @@ def test_the_load_of_trees_is_the_sum_of_their_loads() -> None:
     parts = [tree_load(shape, [tree]) for tree in trees]
     assert whole.forward == sum(part.forward for part in parts)
     assert whole.projection == 2 * shape.hidden * shape.vocabulary * 7
+
+
+def test_what_all_prompts_begin_with_counts_once() -> None:
+    """As a tree of its own, whose keys every tree behind it sees."""
+    shape, head = shape_of(make_model("llama")), tuple(range(20))
+    trees = [Tree((*head, 30), ((3,), (4, 5))), Tree((*head, 31, 32), ((6,),))]
+    trunk, whole = tree_load(shape, [Tree(head, ())]), tree_load(shape, trees)
+    parts = [tree_load(shape, [tree]) for tree in trees]
+    assert whole.forward == sum(part.forward for part in parts) - trunk.forward

@@ -59,6 +59,23 @@ def test_log_probabilities_are_the_scorers(
     agree(model, prompts, drawn)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_prompts_read_in_bands_are_read_whole(
+    architecture: str, tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bands of two prompts, each read to its own end: at first from long to short, later in no order."""
+    from truing.engine.cascade import Cascade
+
+    most: list[int] = []
+    running = Cascade.running
+    monkeypatch.setattr("truing.engine.session.BAND", 2)
+    monkeypatch.setattr(Cascade, "running", lambda s, *a: most.append(len(s.bands)) or running(s, *a))
+    prompts = [[*rest, *HEAD[:cut]] for cut in (0, 3, 9) for rest in SHORT]
+    drawn = draw(tiny_model(architecture), prompts, n=2, rows=12, stop=frozenset(range(0, VOCABULARY, 9)))
+    agree(tiny_model(architecture), prompts, drawn)
+    assert max(most) == 2
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_is_what_transformers_generates(architecture: str, tiny_model: Callable[[str], Any]) -> None:
     model = tiny_model(architecture)

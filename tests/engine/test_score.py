@@ -21,6 +21,12 @@ every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 LONG = [Tree(tuple(range(10, 30)), (tuple(range(40, 60)), tuple(range(60, 75)))), Tree((7, 8, 9), ((10, 11),))]
 
 
+def begun(trees: Sequence[Tree]) -> list[Tree]:
+    """The same trees under a system prompt of 18 tokens, so that a row has a trunk."""
+    head = tuple(range(30, 48))
+    return [Tree((*head, *tree.prompt), tree.replies) for tree in trees]
+
+
 def gradient(model: Any, scores: TreeScores) -> torch.Tensor:
     """Of a sum in which every token has a weight of its own, over all parameters."""
     weight = torch.linspace(-1, 2, len(scores.tokens), dtype=scores.tokens.dtype)
@@ -30,9 +36,10 @@ def gradient(model: Any, scores: TreeScores) -> torch.Tensor:
 
 @every_architecture
 @settings(max_examples=8)
-@given(st.integers(0, 10**6))
-def test_packed_equals_plain(architecture: str, tiny_model: Callable[[str], Any], seed: int) -> None:
+@given(st.integers(0, 10**6), st.booleans())
+def test_packed_equals_plain(architecture: str, tiny_model: Callable[[str], Any], seed: int, trunk: bool) -> None:
     model, trees = tiny_model(architecture), random_trees(seed, 5)
+    trees = begun(trees) if trunk else trees
     with torch.no_grad():
         packed, plain = score_packed(model, trees), score_plain(model, trees)
     torch.testing.assert_close(packed.tokens, plain.tokens, rtol=0, atol=1e-5)
@@ -41,9 +48,12 @@ def test_packed_equals_plain(architecture: str, tiny_model: Callable[[str], Any]
     torch.testing.assert_close(packed.sums, plain.sums, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("under", [list, begun], ids=["apart", "trunk"])
 @every_architecture
-def test_gradients_of_packed_equal_those_of_plain(architecture: str, tiny_model: Callable[[str], Any]) -> None:
-    model, trees = tiny_model(architecture), random_trees(3, 6)
+def test_gradients_of_packed_equal_those_of_plain(
+    architecture: str, under: Callable[[Sequence[Tree]], list[Tree]], tiny_model: Callable[[str], Any]
+) -> None:
+    model, trees = tiny_model(architecture), under(random_trees(3, 6))
     packed, plain = gradient(model, score_packed(model, trees)), gradient(model, score_plain(model, trees))
     assert plain.norm() > 1
     assert (packed - plain).norm() <= 1e-4 * plain.norm()

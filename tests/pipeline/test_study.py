@@ -197,6 +197,14 @@ def test_an_interrupted_run_is_taken_up_as_if_nothing_had_been(
     assert [arm["name"] for arm in facts(out)["arms"]] == ARMS
 
 
+def test_two_runs_do_not_share_a_folder(model: Path, home: Path, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(InputError, match="another run"):
+        run(comparison(home, model), tmp_path / "out", resume=True)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
 def test_a_finished_run_is_not_run_again(finished: Path, model: Path, home: Path) -> None:
     before = (finished / "run.json").read_bytes()
     assert run(comparison(home, model), finished, resume=True) == finished / "report.html"

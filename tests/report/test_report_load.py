@@ -67,6 +67,10 @@ def test_run_json_that_is_not_json_or_has_no_arms(trial: Path) -> None:
 def test_no_measures_at_all(trial: Path) -> None:
     (trial / "measures.jsonl").write_text("", encoding="utf-8")
     assert "holds no measures" in faults(trial)
+    facts = json.loads((trial / "run.json").read_text(encoding="utf-8"))
+    facts["recipe"] = {"probes": []}  # nothing was asked for
+    (trial / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert not load.read(trial).measures
 
 
 def test_a_training_log_outside_the_folder_is_refused(trial: Path) -> None:

@@ -1,8 +1,8 @@
 """Attention over packed trees: every continuation sees its prompt and itself, and nothing else is computed.
 
-A batch of trees is one row of tokens without padding. Each tree costs one causal attention over its prompt and first
-reply, and one of each further reply over prompt and reply, so the work grows with the trees and not with the square
-of the row.
+A batch of trees is one row of tokens without padding. What all prompts begin with, the trunk, may stand before them,
+once. Each tree costs one causal attention over its prompt and first reply, and one of each further reply over prompt
+and reply, so the work grows with the trees and not with the square of the row.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ class Layout:
     """Where the trees of one row lie.
 
     Attributes:
-        shapes: for each tree in order, tokens of its prompt and of each reply.
+        shapes: for each tree in order, tokens of its prompt, after the trunk, and of each reply.
+        trunk: tokens at the beginning of the row that belong to every prompt.
     """
 
     shapes: tuple[tuple[int, tuple[int, ...]], ...]
+    trunk: int = 0
     _masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def pieces(self) -> list[int]:
-        """Lengths that a row is cut into: a tree's prompt with its first reply, then each further reply."""
-        return [n for prompt, replies in self.shapes for n in (prompt + sum(replies[:1]), *replies[1:])]
+        """Lengths that a row is cut into: the trunk; a tree's prompt with its first reply, then each further reply."""
+        return [self.trunk, *(n for prompt, replies in self.shapes for n in (prompt + sum(replies[:1]), *replies[1:]))]
 
     def mask(self, length: int, past: int, window: int | None, device: torch.device) -> torch.Tensor:
         """Which of ``past + length`` keys the last ``length`` tokens see, ``(length, past + length)`` bool."""
@@ -88,18 +90,23 @@ def attention(
     if kinds and kinds[module.layer_idx] == "sliding_attention" and window is None:
         raise TypeError("a sliding layer does not say how far it sees")
     queries, keys, values = (tensor.split(layout.pieces, 2) for tensor in (query, key, value))
-    outputs: list[torch.Tensor] = []
+    outputs = [_attend(layout, queries[0], keys[0], values[0], window, options) if layout.trunk else queries[0]]
     for prompt, replies in layout.shapes:
         first = len(outputs)
-        outputs.append(_attend(layout, queries[first], keys[first], values[first], window, options))
+        seen, content = (_joined(x[0], x[first]) for x in (keys, values))
+        outputs.append(_attend(layout, queries[first], seen, content, window, options))
+        seen, content = (x[:, :, : layout.trunk + prompt] for x in (seen, content))
         for k in range(first + 1, first + len(replies)):
             if not queries[k].shape[2]:
                 outputs.append(queries[k])
                 continue
-            seen = torch.cat([keys[first][:, :, :prompt], keys[k]], 2)
-            content = torch.cat([values[first][:, :, :prompt], values[k]], 2)
-            outputs.append(_attend(layout, queries[k], seen, content, window, options))
+            both = (torch.cat([seen, keys[k]], 2), torch.cat([content, values[k]], 2))
+            outputs.append(_attend(layout, queries[k], *both, window, options))
     return torch.cat(outputs, 2).transpose(1, 2), None
+
+
+def _joined(before: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    return torch.cat([before, own], 2) if before.shape[2] else own
 
 
 def _attend(
@@ -119,4 +126,5 @@ def _attend(
     scores = query.unflatten(1, (key.shape[1], -1)) @ key[:, :, None].transpose(-1, -2)
     scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     scores = (torch.tanh(scores / cap) * cap).masked_fill(~seen, float("-inf"))
-    return (scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value[:, :, None]).flatten(1, 2)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return (weights.to(value.dtype) @ value[:, :, None]).flatten(1, 2)

@@ -64,6 +64,7 @@ class Cascade:
     Attributes:
         trunk: layer -> ``(Hk, L0, D)`` keys and values.
         prefix: a row a prompt, of which ``groups`` are in use and ``longest`` tokens at most.
+        bands: those rows in stretches ``(begin, end, length)`` that are read no further than their longest prompt.
         suffix: a row a draw; the first B are in use.
         packed: in a prefill, ``(G, L)`` where each prompt's tokens stand in the one packed row; ``sizes`` how many.
         group: ``(B,)`` the prompt of a row; ``slots`` the most rows of one prompt.
@@ -86,6 +87,7 @@ class Cascade:
     groups: int = 0
     slots: int = 0
     longest: int = 0
+    bands: list[tuple[int, int, int]] = field(default_factory=list)
     reach: int = 0
     ragged: tuple[bool, bool] = (True, True)
     _masks: dict[tuple[str, int | None], torch.Tensor | None] = field(default_factory=dict)
@@ -228,8 +230,8 @@ def _decode(
     if state.trunk_length:
         wide = query.transpose(0, 1).flatten(1, 2) @ state.trunk[layer][0].transpose(-1, -2)
         levels.append(("trunk", wide.unflatten(1, (rows, repeat)).transpose(0, 1)))
-    far = [x[: state.groups, :, : state.longest] for x in state.prefix.layers[layer]]
-    levels.append(("prefix", _gather(state, _scatter(state, query) @ far[0].transpose(-1, -2), repeat)))
+    far = state.prefix.layers[layer]
+    levels.append(("prefix", _gather(state, _compare(state, _scatter(state, query), far[0]), repeat)))
     parts = []
     for level, scores in levels:
         scores = _cap(scores, options).float()
@@ -237,11 +239,28 @@ def _decode(
         parts.append(scores if hidden is None else scores.masked_fill(hidden, float("-inf")))
     weights = torch.cat(parts, -1).softmax(-1).to(value.dtype).split([part.shape[-1] for part in parts], -1)
     out = weights[0] @ values
-    out += _gather(state, _scatter(state, weights[-1]) @ far[1], repeat)
+    out += _gather(state, _mix(state, _scatter(state, weights[-1]), far[1]), repeat)
     if state.trunk_length:
         wide = weights[1].transpose(0, 1).flatten(1, 2) @ state.trunk[layer][1]
         out += wide.unflatten(1, (rows, repeat)).transpose(0, 1)
     return out.flatten(1, 2)[:, None]
+
+
+def _compare(state: Cascade, grid: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Queries ``(G, Hk, slots * r, D)`` against prompts: ``(G, Hk, slots * r, longest)``, undefined past a band."""
+    parts = [grid[a:b] @ keys[a:b, :, :length].transpose(-1, -2) for a, b, length in state.bands]
+    if len(parts) == 1:
+        return parts[0]
+    scores = grid.new_empty(*grid.shape[:3], state.longest)
+    for part, (a, b, length) in zip(parts, state.bands, strict=True):
+        scores[a:b, :, :, :length] = part
+    return scores
+
+
+def _mix(state: Cascade, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``(G, Hk, slots * r, longest)`` weights over the prompts' values: ``(G, Hk, slots * r, D)``."""
+    parts = [weights[a:b, :, :, :length] @ values[a:b, :, :length] for a, b, length in state.bands]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _scatter(state: Cascade, rows: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from truing.core.policy import Tree, TreeScores
 from truing.core.run import Log, Quiet
 from truing.engine.attend import routed
 from truing.engine.precision import autocast
-from truing.engine.tree import Packed, batches, pack, portions
+from truing.engine.tree import SHORTEST_TRUNK, Packed, batches, pack, portions
 
 CHUNK = 512  # targets projected at once: 512 x 49k logits are 100 MB in float32
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8, "bfloat16": 0.25, "float16": 0.1}
@@ -129,7 +129,8 @@ def score_packed(
     Raises:
         TypeError: the model's attention cannot be told of the layout.
     """
-    packed = pack(trees).to(model.device)
+    # A shift is each prompt's own, so no token of two prompts is one.
+    packed = pack(trees, SHORTEST_TRUNK if shift is None else None).to(model.device)
     states = _states(model, packed, shift)
     tokens = target_logprobs(model, states, packed.targets)
     agree = target_collisions(model, states) if collisions else None

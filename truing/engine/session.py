@@ -10,9 +10,11 @@ from truing.core.lazy import torch
 from truing.engine.cascade import Cascade
 from truing.engine.choose import Chooser, Row
 from truing.engine.score import project
+from truing.engine.tree import common
 
-SHORTEST_TRUNK = 16  # tokens; below that a level of its own costs more than it saves
 PREFILL = 4096  # tokens of prompts in one forward pass
+BAND = 8  # prompts that are read together to the end of the longest, and the most such bands
+WORTH = 0.9  # bands are made where they leave less than this to read
 FIRST = 32  # tokens for which a row has room at first; doubled when they are full
 
 
@@ -165,6 +167,7 @@ class Session:
         state.place = None if ordered else torch.tensor(places, device=device)
         state.ahead = torch.tensor([group.length for group in groups], device=device)
         state.longest = max(group.length for group in self.groups)
+        state.bands = _bands([group.length for group in self.groups])
         state.ragged = (min(group.length for group in self.groups) < state.longest, state.ragged[1])
 
 
@@ -188,16 +191,6 @@ def whole_passes(
             yield from own
 
 
-def common(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens that all prompts begin with, if they are worth a level of their own; every prompt keeps one token."""
-    if len(prompts) < 2:
-        return 0
-    low, high = min(prompts), max(prompts)
-    limit = min(map(len, prompts)) - 1
-    length = next((i for i in range(limit) if low[i] != high[i]), limit)
-    return length if length >= SHORTEST_TRUNK else 0
-
-
 def _portions(rests: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
     """Prompts in order, as many at once as fit one forward pass, one at least."""
     part: list[int] = []
@@ -210,6 +203,16 @@ def _portions(rests: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
         size += len(rest)
     if part:
         yield part
+
+
+def _bands(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Stretches of prompts, ``(begin, end, longest)``; one where more would save too little reading to be worth it."""
+    size = max(BAND, -(-len(lengths) // BAND))
+    cuts = [(at, min(at + size, len(lengths))) for at in range(0, len(lengths), size)]
+    bands = [(begin, end, max(lengths[begin:end])) for begin, end in cuts]
+    whole = (0, len(lengths), max(lengths))
+    read = sum((end - begin) * length for begin, end, length in bands)
+    return bands if read < WORTH * len(lengths) * whole[2] else [whole]
 
 
 def _close(kept: list[Any], gone: Sequence[bool], move: Callable[[Sequence[int], Sequence[int]], None]) -> None:

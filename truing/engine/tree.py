@@ -1,18 +1,20 @@
 """Trees packed into one row: every prompt once, every continuation once, nothing padded.
 
 A token sees its own tree's prompt and its own continuation, up to itself; its position id counts from the start of
-its own prompt. So a packed row gives each continuation exactly the context that it has alone.
+its own prompt. So a packed row gives each continuation exactly the context that it has alone. What all prompts of a row
+begin with, as a system prompt, stands at its beginning, once: the trunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 from truing.core.lazy import torch
 from truing.core.policy import Tree
 from truing.engine.attend import Layout
+
+SHORTEST_TRUNK = 16  # tokens; below that, telling it apart costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ class Packed:
 
     @property
     def prompts(self) -> torch.Tensor:
-        """``(P,)`` int64, where in the row the prompts' tokens lie."""
-        at, found = 0, list[int]()
+        """``(P,)`` int64, where in the row the prompts' tokens lie; the trunk's, which are nobody's own, come first."""
+        at = self.layout.trunk
+        found = list(range(at))
         for prompt, replies in self.layout.shapes:
             found += range(at, at + prompt)
             at += prompt + sum(replies)
@@ -78,26 +81,32 @@ def portions(tree: Tree, budget: int) -> list[list[int]]:
     return parts
 
 
-def pack(trees: Sequence[Tree]) -> Packed:
+def pack(trees: Sequence[Tree], shortest: int | None = SHORTEST_TRUNK) -> Packed:
     """Lay trees out in one row, one after another.
+
+    Args:
+        shortest: what all prompts begin with is laid down once, if it has so many tokens; None lays down each prompt.
 
     Raises:
         ValueError: a tree without a prompt token (nothing could predict its first target).
     """
     if any(not tree.prompt for tree in trees):
         raise ValueError("a tree needs at least one prompt token: nothing else can predict the first target")
-    positions: list[int] = []
+    trunk = 0 if shortest is None else common([tree.prompt for tree in trees], shortest)
+    tokens = list(trees[0].prompt[:trunk]) if trunk else []
+    positions = list(range(trunk))
     reads: list[int] = []
-    for tree, start in zip(trees, accumulate((tree.size for tree in trees), initial=0), strict=False):
-        prompt, at = len(tree.prompt), start + len(tree.prompt)
-        positions += range(prompt)
+    for tree in trees:
+        prompt = len(tree.prompt)
+        tokens += tree.prompt[trunk:]
+        positions += range(trunk, prompt)
+        last = len(tokens) - 1
         for reply in tree.replies:
-            positions += range(prompt, prompt + len(reply))
             # The first target is read at the prompt's last token, the others one token before themselves.
-            reads += [start + prompt - 1, *range(at, at + len(reply) - 1)][: len(reply)]
-            at += len(reply)
+            reads += [last, *range(len(tokens), len(tokens) + len(reply) - 1)][: len(reply)]
+            tokens += reply
+            positions += range(prompt, prompt + len(reply))
     counts = torch.tensor([len(reply) for tree in trees for reply in tree.replies], dtype=torch.int64)
-    tokens = [t for tree in trees for part in (tree.prompt, *tree.replies) for t in part]
     return Packed(
         input_ids=torch.tensor([tokens], dtype=torch.int64),
         position_ids=torch.tensor([positions], dtype=torch.int64),
@@ -105,5 +114,15 @@ def pack(trees: Sequence[Tree]) -> Packed:
         targets=torch.tensor([t for tree in trees for reply in tree.replies for t in reply], dtype=torch.int64),
         owner=torch.repeat_interleave(torch.arange(len(counts)), counts),
         counts=counts,
-        layout=Layout(tuple((len(tree.prompt), tuple(map(len, tree.replies))) for tree in trees)),
+        layout=Layout(tuple((len(tree.prompt) - trunk, tuple(map(len, tree.replies))) for tree in trees), trunk),
     )
+
+
+def common(prompts: Sequence[Sequence[int]], shortest: int = SHORTEST_TRUNK) -> int:
+    """Tokens that all of two or more prompts begin with, if they are ``shortest``; every prompt keeps one token."""
+    if len(prompts) < 2:
+        return 0
+    low, high = min(prompts), max(prompts)
+    limit = min(map(len, prompts)) - 1
+    length = next((i for i in range(limit) if low[i] != high[i]), limit)
+    return length if length >= shortest else 0

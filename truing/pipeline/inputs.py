@@ -17,6 +17,7 @@ from truing.data.promptset import PromptSet, load_promptset
 from truing.data.shapes import Kind
 from truing.methods._saved import make_judge
 from truing.models.template import Template
+from truing.probes.catalogue import SILENT
 
 SHIPPED = "constraints"
 HELD_OUT = 0.1  # of the prompts, where the recipe names none to evaluate on
@@ -73,6 +74,9 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
             gather(inputs, recipe, measurer, longest)
         except InputError as error:
             faults += [Fault(fault.place or f"evaluate.{place}", fault.fact, fault.mend) for fault in error.faults]
+    if recipe.evaluate["prompts"] is None and not set(recipe.probes) - SILENT:
+        inputs.prompts = []  # no probe hears an arm, and replies would cost more than a short training
+        inputs.digests.pop("evaluate", None)
     if recipe.judge is not None:
         try:
             judge = make_judge(recipe.judge)

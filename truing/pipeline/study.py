@@ -7,13 +7,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from truing import report
 from truing.core.errors import InputError, bad
-from truing.core.files import sweep, write_text
+from truing.core.files import sweep, told, write_text
 from truing.core.recipe import Point, Recipe, parse
 from truing.core.run import Log, Quiet, Terminal
 from truing.engine.processes import here, launched
@@ -55,6 +56,34 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, ray: str | None = No
     if faults := here().once(lambda: [*recipe_faults(recipe), *folder_faults(recipe, out, resume=resume)]):
         raise InputError(*faults)
     read_inputs(recipe)  # bad data is refused before a model loads; tokens are counted once the model is there
+    with _alone(out):
+        return _run(recipe, out, resume=resume, ray=ray)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; the lock goes with the process, however that ends."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / ".lock", blocking=False)
+
+    def take() -> None:
+        with told(out):
+            out.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                mend = "Wait until it is done, stop it, or give another --out."
+                raise bad(str(out), "is being written to by another run", mend) from error
+
+    here().once(take)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(recipe: Recipe, out: Path, *, resume: bool, ray: str | None) -> Path:
     began, log = time.monotonic(), Terminal()
     shop = workshop(recipe, out, resume=resume, log=log)
     main = shop.processes.main

@@ -100,7 +100,8 @@ def read(folder: Path) -> RunFolder:
     samples = _lines(samples_file, _sample, faults) if samples_file.is_file() else []
     notes: list[str] = []
     arms = [_arm(folder, entry, faults, notes) for entry in facts["arms"]]
-    if not measures and not faults:
+    recipe = facts.get("recipe")
+    if not measures and not faults and not (isinstance(recipe, dict) and recipe.get("probes") == []):
         mend = "Finish the run with 'truing run ... --resume'."
         faults.append(Fault(str(folder / "measures.jsonl"), "holds no measures", mend))
     if faults:
