@@ -118,7 +118,7 @@ def pack(trees: Sequence[Tree], shortest: int | None = SHORTEST_TRUNK) -> Packed
     )
 
 
-def common(prompts: Sequence[Sequence[int]], shortest: int = SHORTEST_TRUNK) -> int:
+def common(prompts: Sequence[tuple[int, ...]], shortest: int = SHORTEST_TRUNK) -> int:
     """Tokens that all of two or more prompts begin with, if they are ``shortest``; every prompt keeps one token."""
     if len(prompts) < 2:
         return 0
