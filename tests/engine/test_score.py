@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -125,7 +126,29 @@ def test_the_full_logits_never_exist(tiny_model: Callable[[str], Any], monkeypat
     assert max(sizes) == 5
     assert sum(sizes) == len(scores.tokens) < sum(tree.size for tree in trees)
     scores.tokens.sum().backward()
-    assert sum(sizes) == 2 * len(scores.tokens)  # recomputed in the backward pass, not kept
+    last = (len(scores.tokens) - 1) % 5 + 1
+    assert sum(sizes) == 2 * len(scores.tokens) - last, "computed again in the backward pass, all but the last"
+    model.zero_grad(set_to_none=True)
+
+
+def test_no_two_chunks_of_logits_are_there_at_once(
+    tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the forward pass, which keeps the last, nor in the backward pass, which begins with it."""
+    model, trees, alive, most = tiny_model("llama"), random_trees(8, 8), weakref.WeakSet[Any](), 0
+    inner = score.project
+
+    def spy(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        made = inner(model, hidden)
+        alive.add(made.untyped_storage())
+        most = max(most, len(alive))
+        return made
+
+    monkeypatch.setattr(score, "project", spy)
+    monkeypatch.setattr(score, "CHUNK", 5)
+    score_packed(model, trees).tokens.sum().backward()
+    assert most == 1
     model.zero_grad(set_to_none=True)
 
 

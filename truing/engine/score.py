@@ -1,12 +1,12 @@
 """Exact log-probabilities of trees under a Hugging Face causal language model.
 
-The full logits never exist: hidden states are projected to the vocabulary only where a target is read, in chunks
-that the backward pass computes again. Sums are in float32 whatever the model's type.
+The full logits never exist: hidden states are projected to the vocabulary only where a target is read, in chunks, of
+which the backward pass computes all but one again. Sums are in float32 whatever the model's type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,15 +46,26 @@ def target_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> 
         logits = project(model, states)
         return logits.gather(-1, wanted[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
-    pieces = []
-    for states, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-        if torch.is_grad_enabled():
+    return _by_chunks(chunk, hidden, targets)
+
+
+def _by_chunks(chunk: Callable[..., torch.Tensor], hidden: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """What ``chunk`` makes of ``(T, ·)`` tensors, some rows at once: ``(T,)``.
+
+    Of all chunks only the last keeps its logits for the backward pass, which begins with it and lets them go before it
+    computes those of the others again: so no more than one chunk's logits ever are there, and short rows compute none
+    twice.
+    """
+    parts = list(zip(hidden.split(CHUNK), other.split(CHUNK), strict=True))
+    pieces = [hidden.new_zeros(0)]
+    for number, part in enumerate(parts, 1):
+        if number < len(parts) and torch.is_grad_enabled():
             from torch.utils.checkpoint import checkpoint
 
-            pieces.append(checkpoint(chunk, states, wanted, use_reentrant=False))
+            pieces.append(checkpoint(chunk, *part, use_reentrant=False))
         else:
-            pieces.append(chunk(states, wanted))
-    return torch.cat(pieces) if pieces else hidden.new_zeros(0)
+            pieces.append(chunk(*part))
+    return torch.cat(pieces)
 
 
 def target_collisions(model: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -81,15 +92,7 @@ def target_divergences(model: Any, hidden: torch.Tensor, anchor: Any, fixed: tor
             wanted = project(anchor, other)
         return _divergences(project(model, states), wanted)
 
-    pieces = [hidden.new_zeros(0)]
-    for states, other in zip(hidden.split(CHUNK), fixed.split(CHUNK), strict=True):
-        if torch.is_grad_enabled():
-            from torch.utils.checkpoint import checkpoint
-
-            pieces.append(checkpoint(chunk, states, other, use_reentrant=False))
-        else:
-            pieces.append(chunk(states, other))
-    return torch.cat(pieces)
+    return _by_chunks(chunk, hidden, fixed)
 
 
 def _divergences(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
