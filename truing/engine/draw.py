@@ -17,6 +17,7 @@ from truing.core.policy import Draw, Sampling, Tree
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
 from truing.engine.choose import Chooser, Row
+from truing.engine.memory import keeping
 from truing.engine.score import TOLERANCE, score_plain
 from truing.engine.session import Session, whole_passes
 
@@ -43,6 +44,7 @@ class Sampler:
     layout: Literal["cascade", "plain"] | None = None
     tokens: int = 2**16
 
+    @keeping()
     def __call__(
         self, prompts: Sequence[Sequence[int]], *, n: int, sampling: Sampling, rng: Rng, stage: str = "sampling"
     ) -> list[list[Draw]]:

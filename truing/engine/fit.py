@@ -17,12 +17,14 @@ from truing.core.policy import Editable, Tree, Workbench
 from truing.core.run import Run
 from truing.engine.cache import digest, tree_digest
 from truing.engine.loop import Loop
+from truing.engine.memory import keeping
 from truing.engine.settings import CUTS
 from truing.engine.settings import Companion as Companion
 from truing.engine.settings import Objective as Objective
 from truing.engine.settings import Training as Training
 
 
+@keeping()
 def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: Training, run: Run) -> Editable:
     """Train a copy of ``base``.
 

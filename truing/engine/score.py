@@ -14,6 +14,7 @@ from truing.core.lazy import torch
 from truing.core.policy import Tree, TreeScores
 from truing.core.run import Log, Quiet
 from truing.engine.attend import routed
+from truing.engine.memory import keeping
 from truing.engine.precision import autocast
 from truing.engine.tree import SHORTEST_TRUNK, Packed, batches, pack, portions
 
@@ -262,6 +263,7 @@ class Scorer:
                 "going on one sequence at a time, which is slower and as right"
             )
 
+    @keeping()
     def many(self, trees: Sequence[Tree], stage: str = "scoring") -> list[torch.Tensor]:
         """Per-token log-probabilities without gradient: a ``(T_i,)`` tensor on the CPU for each reply, in order."""
         # A prompt that several trees share, as a question rated more than once, is read once.
