@@ -30,11 +30,13 @@ class Table:
     Attributes:
         source, target: the parts of the axis, on both sides; the same but for their sizes.
         scores: ``(size of source, size of target)``, more is more alike.
+        name: of the tensor, or of the place.
     """
 
     source: Part
     target: Part
     scores: torch.Tensor
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from truing.engine.matching import match_weights
 from truing.engine.permutations import Group, Order, Part, PermutationSpec, apply
 
 Expert = Mapping[str, "torch.Tensor"]
-"""``up`` ``(I, H)`` and ``down`` ``(H, I)``, ``gate`` ``(I, H)`` where there is one, and ``..._bias`` where there are."""
+"""``up`` ``(I, H)`` and ``down`` ``(H, I)``; ``gate`` ``(I, H)`` and ``..._bias`` where there are any."""
 
 MAKES = ("gate", "up")
 

@@ -58,16 +58,16 @@ def transported(
     def solver(name: str) -> Solver:
         return exact if regularisation == 0 or name.split(".")[0] in HARD else _soft(regularisation, iterations)
 
-    late: list[tuple[Family, int]] = []
+    early: list[tuple[Family, set[str]]] = []
     for family, known in anchored(source, target):
         tables = weight_tables(family, anchor, other, mover, known=known, distances=True)
         if residual == "identity" and family.root.startswith("stream"):
             plans[family.root] = torch.eye(source.groups[family.root].units, dtype=torch.float64)
         elif tables:
             plans.update(solved(family, tables, solver, ROUNDS))
-            late.append((family, len(tables)))
-    for family, early in late if residual in ("branch", "mean") else ():
-        tables = weight_tables(family, anchor, other, mover, distances=True)[early:]
+            early.append((family, {table.name for table in tables}))
+    for family, seen in early if residual in ("branch", "mean") else ():
+        tables = [t for t in weight_tables(family, anchor, other, mover, distances=True) if t.name not in seen]
         if tables:
             branch = solved(family, tables, solver, ROUNDS)
             for name, plan in branch.items():
@@ -100,7 +100,7 @@ def exact(plain: torch.Tensor, signed: torch.Tensor | None, fixed: int) -> torch
     plan = torch.zeros_like(total)
     plan[:fixed, :fixed] = torch.eye(fixed, dtype=total.dtype)
     rest = total[fixed:, fixed:]
-    plan[fixed:, fixed:] = emd((-rest).clamp(min=0)) * len(rest)
+    plan[fixed:, fixed:] = emd((-rest).clamp(min=0).sqrt()) * len(rest)
     return plan
 
 

@@ -54,7 +54,7 @@ def weight_tables(
         distances: minus squared distances in place of inner products, of matrices alone, by the axes that make units
             alone: what a transport plan is drawn up from.
     """
-    made = []
+    made: list[Table] = []
     for name, axes in family.source.tensors.items():
         if name in family.source.ties or name in family.source.silent or name not in other:
             continue
@@ -69,17 +69,20 @@ def weight_tables(
                 tensor = wide(other[name])
                 for a in range(len(axes)):
                     tensor = tensor if a == axis else mover(name, a, tensor)
-                made += _tables(family, parts, family.target.tensors[name][axis], tensor.movedim(axis, 0),
-                                wide(anchor[name]).movedim(axis, 0), distances)  # fmt: skip
+                rows = tensor.movedim(axis, 0), wide(anchor[name]).movedim(axis, 0)
+                targets = family.target.tensors[name][axis]
+                made += _tables(family, name, parts, targets, *rows, distances=distances)
     return made
 
 
 def _tables(
     family: Family,
+    name: str,
     parts: tuple[Part, ...],
     targets: tuple[Part, ...],
     source: torch.Tensor,
     target: torch.Tensor,
+    *,
     distances: bool,
 ) -> Iterator[Table]:
     begin = [0, 0]
@@ -90,7 +93,7 @@ def _tables(
             scores = left @ right.T
             if distances:
                 scores = 2 * scores - left.square().sum(1)[:, None] - right.square().sum(1)
-            yield Table(part, other, scores)
+            yield Table(part, other, scores, name)
         begin = [begin[0] + part.size, begin[1] + other.size]
 
 

@@ -12,9 +12,9 @@ def singular_alignment(anchor: Mapping[str, torch.Tensor], other: Mapping[str, t
 
     ``R = sum over matrices and pairs (i, j) of <u_i, u_j'> <v_i, v_j'>, over the number of pairs that can agree``,
     of the singular vectors whose value is at least ``gamma`` times the matrix's greatest. A permutation of rows and
-    columns turns singular vectors and never changes singular values, so R tells what matching has done. A pair's common sign
-    cancels. The paper's threshold is not fully specified; where the two sides keep unequal numbers, the mean of the two is
-    the denominator here.
+    columns turns singular vectors and never changes singular values, so R tells what matching has done. A pair's
+    common sign cancels. The paper's threshold is not fully specified; where the two sides keep unequal numbers, the
+    mean of the two is the denominator here.
 
     Args:
         anchor, other: matrices by name, in the order to be judged; convolutions are flattened behind their first axis.
