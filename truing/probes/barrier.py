@@ -27,9 +27,9 @@ def barrier(
 ) -> list[Measure]:
     """``max over t of loss(t) - ((1 - t) loss(0) + t loss(1))`` on passages, nats a token.
 
-    Frankle et al. 2020 (arXiv:1912.05671) in the form of Ainsworth et al. 2023 (arXiv:2209.04836, Definition 2.2). It is
-    at least 0 on a grid with its ends, and 0 where the path is no worse than the line between its ends; to take it
-    before and after matching, compare two arms.
+    Frankle et al. 2020 (arXiv:1912.05671) in the form of Ainsworth et al. 2023 (arXiv:2209.04836, Definition 2.2).
+    It is at least 0 on a grid with its ends, and 0 where the path is no worse than the line between its ends; to take
+    it before and after matching, compare two arms.
 
     Args:
         policy, base: of one architecture.
@@ -38,7 +38,8 @@ def barrier(
         grid: in [0, 1], rising; the ends are added where they are lacking.
 
     Returns:
-        ``barrier``, ``barrier.midpoint``, which may be negative, and ``path.T`` for every point: its loss, nats a token.
+        ``barrier``, ``barrier.midpoint``, which may be negative, and ``path.T`` for every point: its loss. All in nats
+        a token.
         The interval of the maximum is that of the point where it is met: a little too narrow, as it is sought and
         measured on the same passages.
 

@@ -84,7 +84,9 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
     ),
 })  # fmt: skip
 
-SILENT = frozenset({"preference", "perplexity", "barrier", "cost", "forget_quality", "model_utility", "embedding_attack"})
+SILENT = frozenset(
+    {"preference", "perplexity", "barrier", "cost", "forget_quality", "model_utility", "embedding_attack"}
+)
 """Probes for which the arm need not say anything."""
 
 
