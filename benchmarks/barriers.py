@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.arguments import common, parser, start
 from harness.record import settle
+from harness.side import versions
 from harness.vision import Images, Shape, evaluated, images, shapes, trained
 from torch import nn
 
@@ -204,7 +205,9 @@ def main() -> None:
     for shape in shapes(*found, epochs=2 if words.short else 60):
         rows, ends = measured(shape, data, words.pairs)
         tables[shape.name] = table(rows, ends)
-        runs |= {f"{shape.name}: {way}": told for way, told in rows.items()}
+        runs |= {
+            f"{shape.name}: {way}": [{**row, "versions": versions()} for row in told] for way, told in rows.items()
+        }
     work = {
         "data": words.data,
         "pairs": words.pairs,

@@ -126,6 +126,10 @@ def _inside(
             found[name] = _assigned(family, name, [(t, term) for t, term in terms if term is not None], solver)
         if before and all(torch.equal(before[name], found[name]) for name in found):
             break
+    named = {group for table, _ in cut for group in (table.source.group, table.source.inner)}
+    for name in family.groups[1:]:
+        if name not in named:  # nothing is known of it: it stays
+            found[name] = torch.eye(*found[name].shape, dtype=torch.float64)
     return found, sum(float(_all(table, scores, found).sum()) for table, scores in cut)
 
 
