@@ -14,6 +14,7 @@ nothing.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -205,6 +206,7 @@ def main() -> None:
     for shape in shapes(*found, epochs=2 if words.short else 60):
         rows, ends = measured(shape, data, words.pairs)
         tables[shape.name] = table(rows, ends)
+        print(f"{shape.name}\n\n{tables[shape.name]}\n", file=sys.stderr, flush=True)
         runs |= {
             f"{shape.name}: {way}": [{**row, "versions": versions()} for row in told] for way, told in rows.items()
         }
