@@ -63,6 +63,7 @@ def test_in_float32_everything_together_leaves_the_logits_to_a_ten_thousandth(ca
     """Orders, signs, turns and scales of every block at once."""
     model, architecture, weights = make(case)
     model, weights = model.float(), {name: tensor.float() for name, tensor in weights.items()}
+    weights |= {slot.name: weights[slot.tied_to] for slot in architecture.slots if slot.tied_to}
     after = apply(permutations(architecture), random(permutations(architecture), Rng(8)), weights)
     for i, block in enumerate(architecture.blocks):
         if block.rope is not None and not architecture.qk_norm:
