@@ -14,11 +14,11 @@ from truing.core.lazy import torch
 from truing.engine.permutations import Group, Order, Part, Permutation, PermutationSpec
 from truing.engine.transport import assignment
 
-Plans = dict[str, torch.Tensor]
+Plans = dict[str, "torch.Tensor"]
 """``(M, N)`` for a group without leader, from source to target, signs included; ``(M', N', m, n)`` for one with a
 leader: a plan inside for every pair of the leader's units."""
 
-Solver = Callable[[torch.Tensor, "torch.Tensor | None", int], torch.Tensor]
+Solver = Callable[["torch.Tensor", "torch.Tensor | None", int], "torch.Tensor"]
 """From how alike units are, ``(M, N)``, the same where a change of sign shows or None, and how many units keep their
 place, to a plan ``(M, N)`` whose entries sum to ``M``."""
 
