@@ -39,6 +39,7 @@ HEAVY = (
     "pyarrow",
     "pandas",
     "scipy",
+    "ot",
     "ray",
 )
 LONGEST = 300

@@ -1,132 +1,154 @@
-"""Which reorderings of a model's inner units leave what it computes as it is, and how to apply one."""
+"""What leaves a described model's function as it is: orders of its units, and turns and scales, which are no order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
+from truing.engine.permutations import Axes, Group, Part, PermutationSpec
 from truing.models.architecture import Architecture
-from truing.models.architectures.layout import Axis, Sizes, Space
-
-Name = Literal["neurons", "heads", "groups", "values", "stream"]
+from truing.models.architectures.layout import Role, Slot, Span
 
 
-@dataclass(frozen=True)
-class Symmetry:
-    """One kind of reordering.
+def permutations(architecture: Architecture) -> PermutationSpec:
+    """The orders that an architecture allows.
 
-    Attributes:
-        name: ``neurons`` of an MLP; query ``heads`` within their KV group; whole KV ``groups``; dimensions of
-            ``values`` within a KV head; dimensions of the residual ``stream``, through all blocks at once.
-        count: how many units an index lists.
-        span: an index maps each run of this many units into itself; equal to ``count`` where any order will do.
-        per_block: whether each block has one of its own.
-        spaces: the axes that it reorders.
-    """
-
-    name: Name
-    count: int
-    span: int
-    per_block: bool
-    spaces: frozenset[Space]
-
-
-def symmetries(architecture: Architecture) -> tuple[Symmetry, ...]:
-    """The reorderings that an architecture allows; those of one unit alone are left out.
-
-    With rotary positions the dimensions of queries and keys have no order to change: each pair turns at its own
-    rate (:attr:`Rope.pairs`). With a tied head the stream's reordering takes embedding and head together.
+    ``stream``: the residual stream, one order through all blocks, because what is added up must match; signed under RMS
+    norms, whose weight a sign does not reach. ``neurons.I`` of block I; a gated MLP's may change sign in ``up`` and
+    ``down``. ``groups.I``: KV groups, each with its query heads; ``heads.I``: query heads within their group;
+    ``values.I``: dimensions of what a KV head carries. ``keys.I``: dimensions of queries and keys, together, where
+    they have no rotary position; those that have one cannot change places: each pair turns at its own rate. The
+    vocabulary stays: that anchors all the rest.
 
     Raises:
         InputError: the architecture is not described.
     """
     architecture.require("matching")
-    s = architecture.sizes
-    found = (
-        Symmetry("neurons", s.intermediate, s.intermediate, True, frozenset({"neurons"})),
-        Symmetry("heads", s.heads, s.heads // s.kv_heads, True, frozenset({"queries", "attended"})),
-        Symmetry("groups", s.kv_heads, s.kv_heads, True, frozenset({"queries", "keys", "values", "attended"})),
-        Symmetry("values", s.kv_heads * s.head_dim, s.head_dim, True, frozenset({"values", "attended"})),
-        Symmetry("stream", s.hidden, s.hidden, False, frozenset({"stream"})),
+    groups = {group.name: group for group in _groups(architecture)}
+    immovable = {"vocabulary": "the vocabulary's order is the tokenizer's"}
+    if not any(name.startswith("keys.") for name in groups):
+        immovable["keys"] = "dimensions of queries and keys have rotary positions or a norm, and cannot change places"
+    return PermutationSpec(
+        groups=groups,
+        tensors={slot.name: _axes(slot, groups) for slot in architecture.slots},
+        ties={slot.name: slot.tied_to for slot in architecture.slots if slot.tied_to},
+        immovable=immovable,
     )
-    return tuple(symmetry for symmetry in found if symmetry.span > 1)
 
 
-def permuted(
-    architecture: Architecture,
-    weights: Mapping[str, torch.Tensor],
-    name: Name,
-    index: torch.Tensor,
-    block: int | None = None,
+def _groups(a: Architecture) -> Iterator[Group]:
+    s = a.sizes
+    yield Group("stream", s.hidden, signed=a.norm is not None and a.norm.kind == "rms")
+    for block in a.blocks:
+        i, wide, turned = block.index, s.kv_heads * s.head_dim, block.rope.dimensions if block.rope else 0
+        leader = f"groups.{i}"
+        yield Group(leader, s.kv_heads)
+        if s.heads > s.kv_heads:
+            yield Group(f"heads.{i}", s.heads, leader)
+        yield Group(f"values.{i}", wide, leader, signed=True)
+        if turned < s.head_dim and not a.qk_norm:
+            yield Group(f"keys.{i}", wide, leader, fixed=turned, signed=turned == 0)
+        yield Group(f"neurons.{i}", s.intermediate, signed=a.gated)
+
+
+def _axes(slot: Slot, groups: Mapping[str, Group]) -> Axes:
+    made: list[tuple[Part, ...]] = []
+    writes = {"embedding", "position_embedding"}.isdisjoint(slot.roles)
+    for axis, spans in enumerate(slot.axes):
+        roles = slot.roles if len(slot.roles) == len(spans) else slot.roles[:1] * len(spans)
+        reads = slot.matrix and axis != slot.out and writes
+        made.append(
+            tuple(_part(slot.block, span, role, reads, groups) for span, role in zip(spans, roles, strict=True))
+        )
+    return tuple(made)
+
+
+def _part(block: int | None, span: Span, role: Role, reads: bool, groups: Mapping[str, Group]) -> Part:
+    heads = f"heads.{block}" if f"heads.{block}" in groups else f"groups.{block}"
+    keys = f"keys.{block}" if f"keys.{block}" in groups else None
+    group, inner = {
+        "stream": ("stream", None),
+        "neurons": (f"neurons.{block}", None),
+        "queries": (heads, keys),
+        "keys": (f"groups.{block}", keys),
+        "values": (f"groups.{block}", f"values.{block}"),
+        "attended": (heads, f"values.{block}"),
+    }.get(span.space, (None, None))
+    return Part(
+        span.size, group, inner, signed=not (role.endswith("norm") or (role == "gate" and not reads)), reads=reads
+    )
+
+
+def turned(
+    architecture: Architecture, weights: Mapping[str, torch.Tensor], block: int, factors: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The same function with its units in another order. Tensors that are not touched are shared.
+    """The same function with pairs of rotary dimensions turned and stretched: queries by ``c``, keys by its inverse.
+
+    A pair is one complex number, whose rotary turn is a factor; so a factor of a query's pair is undone by one over
+    its conjugate on the key's, at whatever distance. The same for all query heads that a KV head serves.
 
     Args:
-        weights: by full name; others than the description's pass through.
-        index: ``(count,)`` int64, the unit that comes to stand at each place.
-        block: which block; None for the stream, which runs through all.
+        factors: ``(KV heads, rotary dimensions / 2)`` complex, none of them 0.
 
     Raises:
-        InputError: the architecture has no such symmetry, or the index is not one of it.
+        InputError: there are no rotary positions, queries and keys have a norm, or the factors do not fit.
     """
-    known = {symmetry.name: symmetry for symmetry in symmetries(architecture)}
-    if name not in known:
-        raise bad("symmetry", f"{architecture.model_type} has no {name} to reorder", f"It has: {', '.join(known)}.")
-    symmetry = known[name]
-    if symmetry.per_block != (block is not None and 0 <= block < architecture.sizes.blocks):
-        raise bad("block", f"{name} with block {block}", "Name a block of the model, and none for the stream.")
-    places = torch.arange(symmetry.count)
-    whole = index.shape == places.shape and bool((index.sort().values == places).all())
-    if not whole or bool((index // symmetry.span != places // symmetry.span).any()):
-        fact = f"this is no order of {symmetry.count} {name}"
-        raise bad("index", fact, "" if symmetry.span == symmetry.count else f"Stay within runs of {symmetry.span}.")
-    order = _orders(architecture.sizes)[name]
+    architecture.require("matching")
+    s, rope = architecture.sizes, architecture.blocks[block].rope
+    if rope is None or architecture.qk_norm:
+        reason = "no rotary positions" if rope is None else "a norm of queries and keys, which sees their lengths"
+        raise bad(architecture.model_type, f"has {reason}", "Order keys instead, where the specification has them.")
+    if factors.shape != (s.kv_heads, rope.dimensions // 2) or bool((factors == 0).any()):
+        fact = f"are {tuple(factors.shape)}, or one is 0"
+        raise bad("factors", fact, f"Give {(s.kv_heads, rope.dimensions // 2)} numbers other than 0.")
+    first, second = (torch.tensor(pair) for pair in zip(*rope.pairs, strict=True))
     made = dict(weights)
-    for slot in architecture.slots:
-        if slot.block == block or not symmetry.per_block:
-            for axis, spans in enumerate(slot.axes):
-                if slot.name in made and any(span.space in symmetry.spaces for span in spans):
-                    take = _take(spans, symmetry, order, index).to(made[slot.name].device)
-                    made[slot.name] = made[slot.name].index_select(axis, take)
-        if slot.tied_to and slot.name in made:
-            made[slot.name] = made[slot.tied_to]
+    both: dict[Role, torch.Tensor] = {
+        "q": factors.repeat_interleave(s.heads // s.kv_heads, 0),
+        "k": 1 / factors.conj(),
+    }
+    for role, by in both.items():
+        for view in _roles(architecture, made, role, block):
+            heads = view.unflatten(0, (-1, s.head_dim))
+            pair = torch.complex(heads[:, first], heads[:, second])
+            pair = pair * by.to(pair).view(*by.shape, *[1] * (pair.ndim - 2))
+            heads[:, first], heads[:, second] = pair.real, pair.imag
     return made
 
 
-Order = Callable[[Space, "torch.Tensor"], "torch.Tensor"]
+def scaled(
+    architecture: Architecture, weights: Mapping[str, torch.Tensor], block: int, factors: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The same function with a gated MLP's ``up`` multiplied by a factor a neuron, and ``down`` divided by it.
+
+    Args:
+        factors: ``(neurons,)``, none of them 0.
+
+    Raises:
+        InputError: the MLP has no gate, so that its non-linearity sees the factor; or the factors do not fit.
+    """
+    architecture.require("matching")
+    if not architecture.gated:
+        raise bad(architecture.model_type, "its MLP has no gate beside which a neuron could be scaled")
+    size = architecture.sizes.intermediate
+    if factors.shape != (size,) or bool((factors == 0).any()):
+        raise bad("factors", f"are {tuple(factors.shape)}, or one is 0", f"Give {size} numbers other than 0.")
+    made = dict(weights)
+    for view in _roles(architecture, made, "up", block):
+        view.mul_(factors.to(view).view(-1, *[1] * (view.ndim - 1)))
+    for view in _roles(architecture, made, "down", block)[:1]:
+        view.div_(factors.to(view))
+    return made
 
 
-def _orders(s: Sizes) -> dict[Name, Order]:
-    """For each symmetry, the order of single numbers in a space that follows from the order of units."""
-    group = s.heads // s.kv_heads
-
-    def values(space: Space, index: torch.Tensor) -> torch.Tensor:
-        inner = index.view(s.kv_heads, s.head_dim) % s.head_dim
-        if space == "attended":  # every head of a group reads the group's values
-            inner = inner.repeat_interleave(group, 0)
-        return (inner + torch.arange(len(inner))[:, None] * s.head_dim).flatten()
-
-    return {
-        "neurons": lambda space, index: index,
-        "stream": lambda space, index: index,
-        "heads": lambda space, index: _wide(index, s.head_dim),
-        "groups": lambda space, index: _wide(index, s.head_dim * (group if space in {"queries", "attended"} else 1)),
-        "values": values,
-    }
-
-
-def _wide(index: torch.Tensor, size: int) -> torch.Tensor:
-    return (index[:, None] * size + torch.arange(size)).flatten()
-
-
-def _take(spans: Axis, symmetry: Symmetry, order: Order, index: torch.Tensor) -> torch.Tensor:
-    """The order along a whole axis, whose other spans stay."""
-    pieces, begin = [], 0
-    for span in spans:
-        inner = order(span.space, index) if span.space in symmetry.spaces else torch.arange(span.size)
-        pieces.append(inner + begin)
-        begin += span.size
-    return torch.cat(pieces)
+def _roles(a: Architecture, made: dict[str, torch.Tensor], role: Role, block: int) -> list[torch.Tensor]:
+    """A role's weight and bias, where it has one, as views of fresh copies that are put into ``made``."""
+    views = []
+    for kind in ("weight", "bias"):
+        slot = a.slot(role, block, kind)
+        if slot is not None:
+            made[slot.name] = made[slot.name].clone()
+            view = a.read(made, role, block, kind)
+            views += [] if view is None else [view]
+    return views
