@@ -76,7 +76,7 @@ MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 20}),
     "qwen2_moe": ("Qwen2Moe", {**MIXTURE, "shared_expert_intermediate_size": 12, "mlp_only_layers": [0]}),
     "qwen3_moe": ("Qwen3Moe", {**MIXTURE, "head_dim": 8, "norm_topk_prob": True}),
-    "olmoe": ("Olmoe", {**MIXTURE, "intermediate_size": 20}),
+    "olmoe": ("Olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 20}),
 }
 
 

@@ -125,7 +125,8 @@ class Architecture:
     ) -> torch.Tensor | None:
         """A role's tensor as a view: ``(out, in)`` for a linear layer however it is stored, ``(out,)`` for a bias.
 
-        An embedding is ``(vocabulary, stream)``, a layer of a mixture ``(experts, out, in)``. None where the model has no such tensor.
+        An embedding is ``(vocabulary, stream)``, a layer of a mixture ``(experts, out, in)``. None where the model has
+        no such tensor.
         """
         slot = self.slot(role, block, kind)
         if slot is None:

@@ -96,8 +96,8 @@ def rebuilt(model: Any, made: Mapping[int, Made], storage: Storage) -> Any:
     """A model of its own with other experts; ``model`` is left as it is.
 
     Args:
-        made: of every mixture: block -> ``(E,)`` members, and its matrices ``(m, 2 I, H)`` and ``(m, H, I)``, each whole
-            or as :class:`Factors`.
+        made: of every mixture: block -> ``(E,)`` members, and its matrices ``(m, 2 I, H)`` and ``(m, H, I)``, each
+            whole or as :class:`Factors`.
         storage: how it is to be saved.
     """
     memo: dict[int, Any] = {}
@@ -126,15 +126,15 @@ def expanded(model: Any) -> Any:
 
 def collapsed(model: Any, members: Mapping[int, torch.Tensor]) -> Any:
     """The inverse of :func:`expanded`; where experts that should be one differ, the model as it is."""
-    made = {}
+    made: dict[int, Made] = {}
     for mixture in mixtures(model):
         if mixture.block in members:
             index = members[mixture.block]
             first = torch.tensor([index.tolist().index(k) for k in range(int(index.max()) + 1)])
-            parts = mixture.weights()
-            if not all(torch.equal(part[first][index], part) for part in parts):
+            up, down = mixture.weights()
+            if not all(torch.equal(part[first][index], part) for part in (up, down)):
                 return model  # somebody trained it further, one by one: it is an ordinary mixture again
-            made[mixture.block] = (index, *(part[first] for part in parts))
+            made[mixture.block] = (index, up[first], down[first])
     return rebuilt(model, made, "plain")
 
 
@@ -199,7 +199,8 @@ def _compact(folder: Path, members: Mapping[int, torch.Tensor], dtype: str) -> A
     setattr(config, field, 1)  # so that no memory is asked for experts that are not there
     wide = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=wide)
-    setattr(config, field, many), setattr(model.config, field, many)
+    for told in (config, model.config):
+        setattr(told, field, many)
     if (folder / "generation_config.json").exists():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     made = {}

@@ -16,10 +16,10 @@ from truing.models.experts import Made, mixtures, rebuilt
 
 
 def dominant_experts(frequencies: Sequence[torch.Tensor], kept: int) -> list[torch.Tensor]:
-    """The experts that groups form around, chosen over all blocks at once. Li et al. 2024, arXiv:2310.01334, Section 3.2.
+    """The experts that groups form around, chosen over all blocks at once. Li et al. 2024, arXiv:2310.01334, 3.2.
 
-    Every block keeps the one that its router takes most; the others follow by frequency, the earlier first where two are
-    level, so that there are exactly ``kept``.
+    Every block keeps the one that its router takes most; the others follow by frequency, the earlier first where two
+    are level, so that there are exactly ``kept``.
 
     Args:
         frequencies: of each block, ``(E,)``, shares.
@@ -105,7 +105,10 @@ class MSMoE(CompressMethod):
             )
         if faults:
             raise InputError(*faults)
-        made: dict[int, Made] = {m.block: (m.members, *(part.clone() for part in m.weights())) for m in found}
+        made: dict[int, Made] = {}
+        for mixture in found:
+            up, down = mixture.weights()
+            made[mixture.block] = (mixture.members, up.clone(), down.clone())
         merging = [mixture for mixture in found if mixture.block not in self.whole_blocks]
         frequencies = [seen[mixture.block].frequency for mixture in merging]
         kept = round(self.expert_fraction * sum(map(len, frequencies)))
@@ -113,6 +116,6 @@ class MSMoE(CompressMethod):
             up, down = aligned(mixture, self.align, seen[mixture.block].inputs)
             groups = grouped(similarity(mixture, (up, down), self.similarity, seen[mixture.block]), dominant)
             share = frequency if self.weighting == "frequency" else torch.ones_like(frequency)
-            whole = (merged(part, share, groups).to(model.dtype) for part in (up, down))
-            made[mixture.block] = (groups.to(mixture.members), *whole)
+            up, down = (merged(part, share, groups).to(model.dtype) for part in (up, down))
+            made[mixture.block] = (groups.to(mixture.members), up, down)
         return rebuilt(model, made, self.storage)

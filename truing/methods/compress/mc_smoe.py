@@ -70,9 +70,9 @@ def remaining_share(done: float, *, final: float, begin: float, end: float) -> f
 class MCSMoE(CompressMethod):
     """Writes each expert's matrices as low-rank products plus their few most important rows of the rest.
 
-    Follows ``compress/m_smoe``, whose experts are of lower rank than those that they stand for. Rows fall away while the model
-    recovers; with ``max_steps: 0`` all at once, by the gradient on the calibration text. Gate and up are one matrix,
-    since they read the same.
+    Follows ``compress/m_smoe``, whose experts are of lower rank than those that they stand for. Rows fall away while
+    the model recovers; with ``max_steps: 0`` all at once, by the gradient on the calibration text. Gate and up are one
+    matrix, since they read the same.
 
     Attributes:
         kept_rows: share of the rows that keep what the product leaves over; 1 leaves the experts as they are.

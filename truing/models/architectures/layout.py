@@ -25,8 +25,8 @@ Role = Literal[
 ]  # fmt: skip
 """What a tensor, or a stretch of a fused one, does. A model without gate has ``up`` and ``down``.
 
-In a mixture of experts the ``router`` scores a token for each expert; an expert's tensors lie behind one another along a
-first axis. ``shared_switch`` says how much of the shared MLP is added.
+In a mixture of experts the ``router`` scores a token for each expert; the experts' tensors lie behind one another
+along a first axis. ``shared_switch`` says how much of the shared MLP is added.
 """
 
 Kind = Literal["weight", "bias"]
