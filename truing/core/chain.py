@@ -104,7 +104,7 @@ def _walk(
 
 
 def _writers(name: str) -> list[str]:
-    return [other for other in names() if name in find(other).card.writes]
+    return [other for other in names() if name in find(other).card.writes - find(other).card.reads]
 
 
 def _a(rung: type[Policy]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from truing.core.errors import Fault, InputError, did_you_mean
 from truing.core.lazy import torch
+from truing.engine.alignment import Table
 from truing.engine.permutations import Axes, Part, PermutationSpec
 
 MERGED = -1
@@ -164,6 +165,21 @@ def merge_tensors(partial: Partial, models: Sequence[Mapping[str, torch.Tensor]]
             wide = [t.detach().double() * share for t, share in zip(every, partial.shares, strict=True)]
             made[name] = torch.stack(wide).sum(0).to(tensor.dtype)
     return made | {alias: made[name] for alias, name in partial.spec.ties.items() if alias in models[0]}
+
+
+def unit_scores(spec: PermutationSpec, tables: Sequence[Table]) -> dict[str, torch.Tensor]:
+    """How alike the units are that stand at one place: for each group that is seen, ``(units,)``.
+
+    Args:
+        tables: of aligned networks (:func:`truing.engine.features.activation_tables`); the mean over a unit's numbers,
+            and over the tables that see it.
+    """
+    found: dict[str, list[torch.Tensor]] = {}
+    for table in tables:
+        root = table.source.group and (spec.groups[table.source.group].leader or table.source.group)
+        if root:
+            found.setdefault(root, []).append(table.scores.diagonal().view(spec.groups[root].units, -1).mean(1).cpu())
+    return {root: torch.stack(several).mean(0) for root, several in found.items()}
 
 
 def least_alike(scores: torch.Tensor, count: int) -> torch.Tensor:

@@ -13,8 +13,7 @@ from typing import Any
 
 from truing.core.lazy import F, torch
 from truing.engine.partial import MERGED, Partial, Place, writes
-from truing.engine.permutations import Order, PermutationSpec
-from truing.engine.transport import assignment
+from truing.engine.permutations import PermutationSpec
 
 Feed = Callable[[Any, Any], object]
 """Puts one batch through a module."""
@@ -176,95 +175,3 @@ def _solved(
     split = weight.shape[1] - (layer.bias is not None)
     bias = new[:, split].to(start.dtype) if layer.bias is not None else None
     return Fitted(new[:, :split].reshape(start.shape).to(start.dtype), bias, error(weight), error(new))
-
-
-@dataclass
-class _Moments:
-    """Of the features of two models: sums, squares and products, float64."""
-
-    one: torch.Tensor
-    two: torch.Tensor
-    ones: torch.Tensor
-    twos: torch.Tensor
-    cross: torch.Tensor
-    count: int = 0
-
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        self.one += x.sum(0)
-        self.two += y.sum(0)
-        self.ones += x.square().sum(0)
-        self.twos += y.square().sum(0)
-        self.cross += x.T @ y
-        self.count += len(x)
-
-    def correlation(self) -> torch.Tensor:
-        """``(n, n)``: of the first's unit i with the second's unit j; 0 for a unit that never changes."""
-        n = self.count
-        covariance = self.cross / n - torch.outer(self.one, self.two) / n**2
-        spread = [
-            (s / n - (m / n).square()).clamp_min(0).sqrt() for s, m in ((self.ones, self.one), (self.twos, self.two))
-        ]
-        still = [width <= 1e-7 * (width.max() + 1e-30) for width in spread]
-        scale = torch.outer(*(torch.where(flat, 1.0, width) for flat, width in zip(still, spread, strict=True)))
-        return torch.where(still[0][:, None] | still[1][None], 0.0, covariance / scale)
-
-
-def correlations(
-    modules: tuple[Any, Any], spec: PermutationSpec, batches: Iterable[Any], feed: Feed
-) -> dict[str, torch.Tensor]:
-    """How the units of two models move together: for each group that a layer reads, ``(units, units)`` in [-1, 1].
-
-    Features are what layers read, after the non-linearity; where several read a group, their mean. Only the places of
-    one unit in the two models are compared within a unit of several numbers.
-    """
-    readers: dict[str, str] = {}
-    for name in layers(modules[0], spec):
-        axes = spec.tensors[f"{name}.weight"]
-        (part, *more) = axes[1 - writes(axes)]
-        if part.group is not None and not more:
-            readers[name] = spec.groups[part.group].leader or part.group
-    moments: dict[str, _Moments] = {}
-    for batch in batches:
-        found: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = [{}, {}]
-        for module, seen in zip(modules, found, strict=True):
-            with watched(module, list(readers), seen), torch.no_grad():
-                feed(module, batch)
-        for name, group in readers.items():
-            if name in found[0]:
-                units = spec.groups[group].units
-                x, y = (_by_unit(seen[name][0], modules[0].get_submodule(name), units) for seen in found)
-                if name not in moments:
-                    moments[name] = _Moments(*(x.new_zeros(units) for _ in range(4)), x.new_zeros(units, units))
-                moments[name].add(x, y)
-    gathered: dict[str, list[torch.Tensor]] = {}
-    for name, part in moments.items():
-        gathered.setdefault(readers[name], []).append(part.correlation())
-    return {group: torch.stack(several).mean(0) for group, several in gathered.items()}
-
-
-def _by_unit(features: torch.Tensor, layer: Any, units: int) -> torch.Tensor:
-    """``(samples, units)``: a unit's several numbers are as many samples."""
-    last = features.movedim(1, -1) if isinstance(layer, torch.nn.Conv2d) else features
-    return last.reshape(-1, units, last.shape[-1] // units).transpose(1, 2).reshape(-1, units).double()
-
-
-def matched(
-    spec: PermutationSpec, alike: Mapping[str, torch.Tensor], keep: Sequence[str] = ()
-) -> tuple[dict[str, Order], dict[str, torch.Tensor]]:
-    """The assignment of the second model's units to the first's, and how alike each pair is.
-
-    Groups that others follow (heads), those in ``keep``, and led ones stay as they stand. One assignment a group does:
-    what a layer's units do says nothing of the order of another's.
-
-    Returns:
-        Orders to apply to the second model, and group -> ``(units,)`` in [-1, 1].
-    """
-    leaders = {group.leader for group in spec.groups.values()}
-    orders, scores = {}, {}
-    for name, correlation in alike.items():
-        order = torch.arange(spec.groups[name].units)
-        if name not in leaders and name not in keep:
-            order = assignment(correlation.T)
-            orders[name] = Order(order)
-        scores[name] = correlation.gather(1, order.to(correlation.device)[:, None]).squeeze(1).cpu()
-    return orders, scores

@@ -202,7 +202,7 @@ class Workshop:
 
     def material(self, names: Sequence[str], spent: Spent) -> Material:
         """What the probes of these names read beside draws."""
-        texts = load_neutral()[: self.asking.passages] if "perplexity" in names else ()
+        texts = load_neutral()[: self.asking.passages] if {"perplexity", "barrier"} & set(names) else ()
         given = self.inputs
         other = given.facts.settings.retrained if given.facts and "forget_quality" in names else None
         return Material(

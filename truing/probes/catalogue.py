@@ -11,6 +11,7 @@ from truing.core.evidence import Judge
 from truing.core.measures import Measure
 from truing.core.policy import Editable, Policy, Scorable
 from truing.core.run import Run
+from truing.probes import barrier as path
 from truing.probes import kl as distance
 from truing.probes import perplexity as tax
 from truing.probes.cost import cost
@@ -61,6 +62,10 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
         "surprise at neutral text, alone and over the base's: the tax",
         frozenset({"scorable", "neutral"}), ("perplexity", "perplexity.ratio"),
     ),
+    "barrier": Probe(
+        "how much worse than its ends the straight path of weights from base to arm is",
+        frozenset({"scorable", "neutral"}), ("barrier", "barrier.midpoint", *(f"path.{t:g}" for t in path.GRID)),
+    ),
     "embedding_attack": Probe(
         "log-probability of harmful replies, plainly and to prompts attacked in embedding space",
         frozenset({"targets"}), ("embedding_attack.clean", "embedding_attack.0.05", "embedding_attack.0.1"),
@@ -79,7 +84,9 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
     ),
 })  # fmt: skip
 
-SILENT = frozenset({"preference", "perplexity", "cost", "forget_quality", "model_utility", "embedding_attack"})
+SILENT = frozenset(
+    {"preference", "perplexity", "barrier", "cost", "forget_quality", "model_utility", "embedding_attack"}
+)
 """Probes for which the arm need not say anything."""
 
 
@@ -154,6 +161,8 @@ def measure(
             found += preference(policy, material.pairs, base=reference, run=run)
         elif head == "perplexity" and isinstance(policy, Scorable):
             found += tax.perplexity(policy, material.neutral, base=reference, run=run)
+        elif head == "barrier" and isinstance(policy, Editable) and isinstance(reference, Editable):
+            found += path.barrier(policy, material.neutral, base=reference, run=run)
         elif head == "embedding_attack" and isinstance(policy, Editable):
             found += embedding_attack(policy, material.targets, run=run)
         elif head == "model_utility" and isinstance(policy, Scorable) and material.facts is not None:

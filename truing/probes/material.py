@@ -22,7 +22,7 @@ class Material:
     """What there is to measure on; a probe whose part is lacking is left out, and the log says so.
 
     Attributes:
-        neutral: passages, for ``perplexity``.
+        neutral: passages, for ``perplexity`` and ``barrier``.
         pairs: held out, for ``preference``.
         targets: prompts with replies that nobody wants, for ``embedding_attack``.
         facts: for ``forget_quality`` and ``model_utility``.
@@ -58,6 +58,11 @@ def lacking(head: str, arm: Pool, source: str, policy: Policy, base: Scorable | 
         ),
         "preference": ((mute, MUTE), (not given.pairs, "there are no held-out pairs (evaluate.pairs)")),
         "perplexity": ((mute, MUTE), (not given.neutral, "there is no neutral text")),
+        "barrier": (
+            (not (isinstance(policy, Editable) and isinstance(base, Editable)), "two sets of weights are not at hand"),
+            (policy is base, "the arm is the base"),
+            (not given.neutral, "there is no neutral text"),
+        ),
         "embedding_attack": (
             (not isinstance(policy, Editable), "the arm has no embeddings of its own"),
             (not given.targets, "there are no harmful replies"),

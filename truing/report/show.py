@@ -40,6 +40,8 @@ PROBES: dict[str, Probe] = {
     "length": Probe("Length", "tokens a reply"),
     "length.cut": Probe("Cut off", "replies that reached the token limit before their end"),
     "perplexity": Probe("Perplexity", "on neutral text: what alignment costs elsewhere (the tax)"),
+    "barrier": Probe("Barrier", "how much worse than its ends the straight path of weights from the base is, at most"),
+    "barrier.midpoint": Probe("Halfway", "the loss there above the mean of the ends; below 0 is better than both"),
     "forget_quality": Probe(
         "Forget quality", "p-value: is what was to be forgotten told apart from a model that never saw it?"
     ),
@@ -62,11 +64,11 @@ def heading(probe: str) -> str:
 
 
 def columns(study: Study) -> list[str]:
-    """Probes that were taken, known ones first; wins against named arms are not among them.
+    """Probes that were taken, known ones first; wins against named arms and points of a path are not among them.
 
     A KL bound has a column of its own only where some arm has no KL beside it.
     """
-    taken = dict.fromkeys(m.probe for m in study.measures if not m.probe.startswith("win_rate."))
+    taken = dict.fromkeys(m.probe for m in study.measures if not m.probe.startswith(("win_rate.", "path.")))
     if all(study.find(m.arm, "kl") for m in study.measures if m.probe == "kl_bound"):
         taken.pop("kl_bound", None)
     return [p for p in PROBES if p in taken] + [p for p in taken if p not in PROBES]

@@ -9,10 +9,13 @@ from typing import Any, Literal
 from truing.core.lazy import torch
 from truing.core.policy import Tree
 from truing.core.run import Log
+from truing.engine.experts import align_experts
 from truing.engine.transport import assignment
 from truing.models.experts import Mixture, mixtures
 
 SAMPLE = 512  # tokens that experts are compared on
+
+NAMES = ("gate", "up", "down")
 
 Align = Literal["weights", "activations", "none"]
 Similarity = Literal["router_logits", "router_weights", "weights", "outputs"]
@@ -80,8 +83,8 @@ def aligned(mixture: Mixture, how: Align, inputs: torch.Tensor) -> tuple[torch.T
     """The experts of a mixture with their units in the order of the first expert's.
 
     Args:
-        how: by inner products of a unit's weights in all three matrices, or by the correlation of its activations on
-            ``inputs`` ``(S, H)``, where a unit that never moves correlates with none.
+        how: by inner products of a unit's weights in all three matrices, up to the sign that ``up`` and ``down`` share;
+            or by the correlation of its activations on ``inputs`` ``(S, H)``, where one that never moves has none.
 
     Returns:
         ``(m, 2 I, H)`` and ``(m, H, I)`` in float32 or better: the same functions.
@@ -90,27 +93,20 @@ def aligned(mixture: Mixture, how: Align, inputs: torch.Tensor) -> tuple[torch.T
     if how == "none":
         return ups, downs
     act = mixture.experts.act_fn
-    units = [
-        _units(up, down) if how == "weights" else _moves(up, inputs, act) for up, down in zip(ups, downs, strict=True)
-    ]
-    made = []
-    for up, down, unit in zip(ups, downs, units, strict=True):
-        index = assignment(unit @ units[0].T).to(up.device)
-        gate, rest = up.chunk(2)
-        made.append((torch.cat([gate[index], rest[index]]), down[:, index]))
-    first, second = zip(*made, strict=True)
-    return torch.stack(first), torch.stack(second)
+    if how == "weights":
+        experts = [dict(zip(NAMES, (*up.chunk(2), down), strict=True)) for up, down in zip(ups, downs, strict=True)]
+        made, _ = align_experts(experts, anchor=0)
+        return torch.stack([torch.cat([e["gate"], e["up"]]) for e in made]), torch.stack([e["down"] for e in made])
+    moves = [_moves(up, inputs, mixture.experts.act_fn) for up in ups]
+    orders = [assignment(own @ moves[0].T).to(ups.device) for own in moves]
+    gates = [part[order] for up, order in zip(ups, orders, strict=True) for part in up.chunk(2)]
+    downs = torch.stack([down[:, order] for down, order in zip(downs, orders, strict=True)])
+    return torch.cat(gates).view_as(ups), downs
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """In float32 or better."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _units(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """``(I, 3 H)``: all weights of each unit."""
-    gate, rest = up.chunk(2)
-    return torch.cat([gate, rest, down.T], 1)
 
 
 def _moves(up: torch.Tensor, inputs: torch.Tensor, act: Any) -> torch.Tensor:

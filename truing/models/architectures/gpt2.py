@@ -11,7 +11,7 @@ from truing.models.architectures.layout import Block, Norm, Sizes, Slot, Span, e
 def parts(config: Any) -> tuple[Sizes, dict[str, Any]]:
     """Sizes and the other fields of an Architecture."""
     sizes = Sizes.of(config)
-    sizes = replace(sizes, intermediate=config.n_inner or 4 * sizes.hidden)
+    sizes = replace(sizes, intermediate=config.n_inner or 4 * sizes.hidden, kv_heads=sizes.heads)
     positions = ((Span("positions", config.n_positions),), sizes.axis("stream"))
     table = Slot("transformer.wpe.weight", None, "weight", ("position_embedding",), positions)
     outer = ends(sizes, "transformer.wte", "transformer.ln_f", tied=config.tie_word_embeddings, norm_bias=True)

@@ -1,0 +1,1 @@
+"""Donors -> donors in the base's basis."""
