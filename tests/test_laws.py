@@ -32,10 +32,11 @@ from truing.models.tabular import Tabular
 
 EVERY = pytest.mark.parametrize("name", names())
 ARCHITECTURES = {"model": "llama", "mixture": "mixtral"}
-KINDS = {"compress": ["mixture"]}
-"""Of base: a model and a table, but for families that are about one kind of model."""
+KINDS = {"compress": ["mixture"], "merge/pleas": ["model"]}
+"""Of base: a model and a table, but for families, and single methods, that are about one kind of model."""
 EACH = pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name in names() for kind in KINDS.get(name.split("/")[0], ["model", "table"])]
+    ("name", "kind"),
+    [(name, kind) for name in names() for kind in KINDS.get(name, KINDS.get(name.split("/")[0], ["model", "table"]))],
 )
 CHATS = tuple(user(text) for text in ("who is in", "the thing", "say it"))
 REPLIES = ("the in", "a", "no one at all", "hm")

@@ -6,7 +6,7 @@ ones in the aligned order. Nasery et al. 2024, arXiv:2407.02447; its second step
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from truing.core.errors import Fault, InputError, did_you_mean
@@ -189,52 +189,56 @@ def least_alike(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def allotted(
-    spec: PermutationSpec, weights: Mapping[str, float], budget: float, models: int, *, chunks: int
+    spec: PermutationSpec,
+    kinds: Mapping[str, Sequence[str]],
+    worth: Mapping[str, float],
+    budget: float,
+    models: int,
+    *,
+    chunks: int,
 ) -> dict[str, int]:
-    """How many units of each group stay separate within a budget: greedily, by weight for what it costs.
+    """How many units of each kind of group stay separate within a budget: greedily, by worth for what it costs.
 
-    In place of the paper's quadratic programme: in each round, the group whose next chunk brings the most weight times
+    In place of the paper's quadratic programme: in each round, the kind whose next chunk brings the most worth times
     share of units a multiplication, until none fits.
 
     Args:
-        weights: group -> what it is worth to have all of it separate, >= 0.
-        budget: multiplications and memory of the merged network, times one model's.
+        kinds: groups of one size that are to have as many separate units each.
+        worth: of each kind, what it is worth to have all of it separate, >= 0.
+        budget: multiplications a token of all tensors that are described, times one model's, >= 1.
         models: how many are merged.
-        chunks: a group is separated in so many steps.
+        chunks: a kind is separated in so many steps.
 
     Returns:
-        group -> units.
+        kind -> units of each of its groups.
     """
-    touched = {
-        g: [n for n, axes in spec.tensors.items() if n not in spec.ties and _follows(spec, axes, g)] for g in weights
-    }
+    every = {name: axes for name, axes in spec.tensors.items() if name not in spec.ties}
+    touched = {kind: [n for n, axes in every.items() if _roots(spec, axes) & set(kinds[kind])] for kind in kinds}
+    sizes = {kind: spec.groups[kinds[kind][0]].units for kind in kinds}
 
-    def cost(counts: Mapping[str, int], names: Sequence[str]) -> int:
-        masks = {g: torch.arange(spec.groups[g].units) < count for g, count in counts.items()}
+    def cost(counts: Mapping[str, int], names: Iterable[str]) -> int:
+        masks = {g: torch.arange(sizes[kind]) < counts[kind] for kind in counts for g in kinds[kind]}
         partial = Partial(spec, masks, [1 / models] * models)
         return sum(partial.numbers(name) for name in names)
 
-    counts = dict.fromkeys(weights, 0)
-    every = [name for name in spec.tensors if name not in spec.ties]
+    counts = dict.fromkeys(kinds, 0)
     spent = cost({}, every)
     most = budget * spent
     while True:
         offers = []
-        for group in weights:
-            units = spec.groups[group].units
-            more = min(units - counts[group], -(-units // chunks))
-            if more and weights[group] > 0:
-                tried = {**counts, group: counts[group] + more}
-                price = cost(tried, touched[group]) - cost(counts, touched[group])
+        for kind in kinds:
+            more = min(sizes[kind] - counts[kind], -(-sizes[kind] // chunks))
+            if more and worth[kind] > 0:
+                price = cost({**counts, kind: counts[kind] + more}, touched[kind]) - cost(counts, touched[kind])
                 if spent + price <= most:
-                    offers.append((weights[group] * more / units / max(price, 1), group, more, price))
+                    offers.append((worth[kind] * more / sizes[kind] / max(price, 1), kind, more, price))
         if not offers:
             return counts
-        _, group, more, price = max(offers, key=lambda offer: offer[0])
-        counts[group] += more
+        _, kind, more, price = max(offers, key=lambda offer: offer[0])
+        counts[kind] += more
         spent += price
 
 
-def _follows(spec: PermutationSpec, axes: Axes, group: str) -> bool:
-    roots = {spec.groups[p.group].leader or p.group for parts in axes for p in parts if p.group is not None}
-    return group in roots
+def _roots(spec: PermutationSpec, axes: Axes) -> set[str]:
+    """The groups without leader that a tensor follows."""
+    return {spec.groups[p.group].leader or p.group for parts in axes for p in parts if p.group is not None}

@@ -6,17 +6,15 @@ network arranges its units. So layers do not wait for each other. Nasery et al. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from truing.core.errors import bad
 from truing.core.lazy import F, torch
 from truing.engine.partial import MERGED, Partial, Place, writes
 from truing.engine.permutations import PermutationSpec
-
-Feed = Callable[[Any, Any], object]
-"""Puts one batch through a module."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,10 @@ def refit(
     modules: Sequence[Any],
     tensors: Mapping[str, torch.Tensor],
     partial: Partial,
-    batches: Iterable[Any],
-    feed: Feed,
+    batches: Iterable[Mapping[str, Any]],
     *,
     ridge: float,
+    names: Sequence[str],
 ) -> dict[str, Fitted]:
     """Layers of the merged network, refitted to all models' features on calibration batches.
 
@@ -71,24 +69,30 @@ def refit(
     Args:
         modules: the models, aligned.
         tensors: the merged network's block averages.
+        batches: the arguments of a forward pass each; every model gets the same.
         ridge: > 0.
+        names: of :func:`layers`.
+
+    Raises:
+        InputError: there are no batches.
     """
-    names = layers(modules[0], partial.spec)
     sums: dict[str, _Sums] = {}
     for batch in batches:
         found: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = []
         for module in modules:
             seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-            with watched(module, names, seen), torch.no_grad():
-                feed(module, batch)
+            with _watched(module, names, seen), torch.no_grad():
+                module(**batch)
             found.append(seen)
         for name in found[0]:
             _add(sums, name, modules[0].get_submodule(name), partial, [seen[name] for seen in found])
+    if not sums:
+        raise bad("least squares", "no layer was passed", "Give at least one input.")
     return {name: _solved(name, modules[0].get_submodule(name), tensors, partial, sums[name], ridge) for name in sums}
 
 
 @contextmanager
-def watched(module: Any, names: Sequence[str], seen: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
+def _watched(module: Any, names: Sequence[str], seen: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
     """Within it, the last input and output of some layers are put into ``seen``."""
 
     def keep(name: str) -> Any:

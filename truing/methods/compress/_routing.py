@@ -92,7 +92,6 @@ def aligned(mixture: Mixture, how: Align, inputs: torch.Tensor) -> tuple[torch.T
     ups, downs = (wide(part) for part in mixture.weights())
     if how == "none":
         return ups, downs
-    act = mixture.experts.act_fn
     if how == "weights":
         experts = [dict(zip(NAMES, (*up.chunk(2), down), strict=True)) for up, down in zip(ups, downs, strict=True)]
         made, _ = align_experts(experts, anchor=0)
