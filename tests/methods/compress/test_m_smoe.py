@@ -185,7 +185,10 @@ def test_whole_blocks_are_left_alone_and_the_router_always_is() -> None:
 
 def test_what_is_saved_is_told() -> None:
     notes = Notes()
-    merge(make_local("mixtral"), Run(log=notes), expert_fraction=0.5)
+    made = merge(make_local("mixtral"), Run(log=notes), expert_fraction=0.5)
+    assert made.footprint["parameters"] == parameters(made)
+    expert = 3 * 20 * 32
+    assert 2 * expert <= made.footprint["multiplications"] <= 2 * 2 * expert  # two blocks, one or two experts a token
     (line,) = [line for line in notes.said if "compress/m_smoe" in line]
     assert "8 experts to 4" in line
     assert "less" in line

@@ -70,6 +70,7 @@ def test_widths_and_a_plain_folder(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(theirs(TOKENS, use_cache=False).logits, logits(made))
     assert base.model.config.intermediate_size == 48
+    assert made.footprint["parameters"] == sum(p.numel() for p in made.model.parameters())
 
 
 def test_attention_and_mlp_with_everything_separate_add_up_to_the_mean() -> None:

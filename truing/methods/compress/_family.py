@@ -81,6 +81,8 @@ class CompressMethod(Training, Method[Editable, Editable]):
             raise TypeError("what was opened here is closed as something else")
         done = self.settled(made, trees, companion)
         run.log.say(f"  {self.card.name}: {saved(base.model, done.model, seen)}")
+        size = sum(p.numel() for p in done.model.parameters())
+        done.footprint = {"parameters": size, "multiplications": multiplications(done.model, seen)}
         return done
 
     def _score(self, scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:

@@ -16,7 +16,7 @@ from truing.core.policy import Editable
 from truing.core.run import Run
 from truing.engine.features import activation_tables, match_activations
 from truing.engine.matching import check_alike, match_weights
-from truing.engine.partial import allotted, least_alike, unit_scores
+from truing.engine.partial import Partial, allotted, least_alike, unit_scores
 from truing.engine.permutations import PermutationSpec, apply
 from truing.engine.pleas import Batches, merge_modules
 from truing.engine.regress import layers
@@ -88,7 +88,13 @@ class PLeaS(Method[Editable, Editable]):
         if merged.fitted:
             before, after = (sum(getattr(f, key) for f in merged.fitted.values()) for key in ("before", "after"))
             run.log.say(f"  least squares: the features' error falls from {before:.3g} to {after:.3g}")
-        return _built(local, described, masks, len(modules), merged.tensors)
+        made = _built(local, described, masks, len(modules), merged.tensors)
+        partial = Partial(spec, masks, shares)
+        work = sum(partial.numbers(f"{name}.weight") for name in inner)
+        size = sum(p.numel() for p in made.model.parameters())
+        if size != sum(p.numel() for p in local.model.parameters()):
+            made.footprint = {"parameters": size, "multiplications": work}
+        return made
 
     def _checked(self, base: Editable) -> tuple[Local, Architecture]:
         """The base and its description, if it can be widened so."""
