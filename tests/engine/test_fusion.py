@@ -44,10 +44,13 @@ def test_soft_plans_of_little_entropy_are_the_exact_ones_and_of_much_mix_everyth
     _, spec, weights = language_model("llama")
     other = language_model("llama", seed=1)[2]
     exact = transported(spec, spec, other, weights, **EXACT)
-    near = transported(spec, spec, other, weights, regularisation=2e-5, iterations=20_000, residual="skip")
+    near, soft = (
+        transported(spec, spec, other, weights, regularisation=by, iterations=600, residual="skip")
+        for by in (2e-4, 0.05)
+    )
     far = transported(spec, spec, other, weights, regularisation=1e3, iterations=50, residual="skip")
     name = "model.layers.1.mlp.gate_proj.weight"
-    assert (near[name] - exact[name]).abs().mean() < 0.05 * exact[name].abs().mean()
+    assert (near[name] - exact[name]).abs().mean() < 0.2 * (soft[name] - exact[name]).abs().mean()
     assert (far[name] - far[name].mean(0)).abs().max() < 1e-3  # every neuron is the mean of all
     heads = "model.layers.1.self_attn.q_proj.weight"
     norms = far[heads].square().sum(), other[heads].square().sum()

@@ -17,6 +17,7 @@ from truing.report import grids, ran, replies, show, tables, training
 from truing.report.front import front
 from truing.report.load import RunFolder
 from truing.report.looks import BASE, by_curve, of_curves, of_trained
+from truing.report.path import path
 from truing.report.plot import Figure
 from truing.report.study import Study
 from truing.report.trade_offs import trade_offs
@@ -35,6 +36,7 @@ def page(study: Study) -> str:
         ("measures", "All measures", _measures(study)),
         ("grids", "Over the whole grid", _grids(study, drawn)),
         ("trade-offs", "Other trade-offs", _trade_offs(study, drawn)),
+        ("path", "From the base to each arm", _path(study, drawn)),
         ("training", "Training", _training(study, drawn)),
         ("replies", "Replies side by side", replies.accordion(study)),
         ("run", "What was run", "".join(_run(study, run) for run in study.runs)),
@@ -150,6 +152,16 @@ def _trade_offs(study: Study, drawn: dict[str, Figure]) -> str:
     panels = _panels(trade_offs(study), "trade", drawn)
     intro = "<p>Colours and shapes as in the front; the dotted line is the base.</p>"
     return intro + panels if panels else ""
+
+
+def _path(study: Study, drawn: dict[str, Figure]) -> str:
+    figure = path(study)
+    if figure is None:
+        return ""
+    drawn["path"] = figure
+    legend = _list([f"{tables.glyph(look)}{escape(curve)}" for curve, look in of_curves(study).items()])
+    caption = "What stands above the straight line between a path's ends is its barrier. Bars are 95\u202f% intervals."
+    return legend + _figure("path", "Loss on neutral text along the straight path of weights to each arm.", caption)
 
 
 def _measures(study: Study) -> str:
