@@ -14,6 +14,7 @@ nothing.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 
 from harness.arguments import common, parser, start
 from harness.record import settle
+from harness.side import versions
 from harness.vision import Images, Shape, evaluated, images, shapes, trained
 from torch import nn
 
@@ -204,7 +206,10 @@ def main() -> None:
     for shape in shapes(*found, epochs=2 if words.short else 60):
         rows, ends = measured(shape, data, words.pairs)
         tables[shape.name] = table(rows, ends)
-        runs |= {f"{shape.name}: {way}": told for way, told in rows.items()}
+        print(f"{shape.name}\n\n{tables[shape.name]}\n", file=sys.stderr, flush=True)
+        runs |= {
+            f"{shape.name}: {way}": [{**row, "versions": versions()} for row in told] for way, told in rows.items()
+        }
     work = {
         "data": words.data,
         "pairs": words.pairs,

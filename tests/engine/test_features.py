@@ -78,6 +78,17 @@ def test_images_are_watched_channel_by_channel() -> None:
     torch.testing.assert_close(features.T.sum(1), net[1](net[0](x)).sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
 
 
+def test_what_could_not_be_watched_is_matched_by_weights_or_stays() -> None:
+    model, spec, weights = language_model("llama")
+    copy = apply(spec, random(spec, Rng(2)), weights)
+    found = match_activations(spec, weights, copy, [])
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in apply(spec, found.permutation, copy).items())
+    tables = activation_tables(spec, model, model, tokens(2), correlation=True)
+    queries = [table for table in tables if table.source.inner is None]  # nothing of values
+    partly = match_activations(spec, weights, weights, queries).permutation
+    assert partly["values.0"].index.tolist() == list(range(16))
+
+
 def test_no_input_is_refused() -> None:
     model, spec, _ = language_model("llama")
     with pytest.raises(InputError, match="nothing was seen"):

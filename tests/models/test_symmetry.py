@@ -61,6 +61,22 @@ def test_all_at_once_leave_the_logits_and_are_undone_to_the_last_bit(case: str) 
 
 
 @EVERY
+def test_in_float32_everything_together_leaves_the_logits_to_a_ten_thousandth(case: str) -> None:
+    """Orders, signs, turns and scales of every block at once."""
+    model, architecture, weights = make(case)
+    model, weights = model.float(), {name: tensor.float() for name, tensor in weights.items()}
+    weights |= {slot.name: weights[slot.tied_to] for slot in architecture.slots if slot.tied_to}
+    after = apply(permutations(architecture), random(permutations(architecture), Rng(8)), weights)
+    for i, block in enumerate(architecture.blocks):
+        if block.rope is not None and not architecture.qk_norm:
+            shape = (architecture.sizes.kv_heads, block.rope.dimensions // 2)
+            after = turned(architecture, after, i, torch.polar(torch.full(shape, 1.5), torch.full(shape, 0.7 + i)))
+        if architecture.gated:
+            after = scaled(architecture, after, i, torch.full((architecture.sizes.intermediate,), -1.5))
+    torch.testing.assert_close(logits_of(model, after), logits_of(model, weights), rtol=0, atol=1e-4)
+
+
+@EVERY
 def test_turned_pairs_and_scaled_neurons_leave_the_logits(case: str) -> None:
     model, architecture, weights = make(case)
     numbers = torch.Generator().manual_seed(0)

@@ -14,11 +14,11 @@ from truing.core.lazy import torch
 from truing.engine.permutations import Group, Order, Part, Permutation, PermutationSpec
 from truing.engine.transport import assignment
 
-Plans = dict[str, torch.Tensor]
+Plans = dict[str, "torch.Tensor"]
 """``(M, N)`` for a group without leader, from source to target, signs included; ``(M', N', m, n)`` for one with a
 leader: a plan inside for every pair of the leader's units."""
 
-Solver = Callable[[torch.Tensor, "torch.Tensor | None", int], torch.Tensor]
+Solver = Callable[["torch.Tensor", "torch.Tensor | None", int], "torch.Tensor"]
 """From how alike units are, ``(M, N)``, the same where a change of sign shows or None, and how many units keep their
 place, to a plan ``(M, N)`` whose entries sum to ``M``."""
 
@@ -126,6 +126,10 @@ def _inside(
             found[name] = _assigned(family, name, [(t, term) for t, term in terms if term is not None], solver)
         if before and all(torch.equal(before[name], found[name]) for name in found):
             break
+    named = {group for table, _ in cut for group in (table.source.group, table.source.inner)}
+    for name in family.groups[1:]:
+        if name not in named:  # nothing is known of it: it stays
+            found[name] = torch.eye(*found[name].shape, dtype=torch.float64)
     return found, sum(float(_all(table, scores, found).sum()) for table, scores in cut)
 
 

@@ -143,7 +143,7 @@ def activation_tables(
         raise bad("activations", "nothing was seen", "Give at least one input, and a module with the layers' names.")
     made = []
     for site, sums in moments.items():
-        scores, begin = sums.scores(correlation=correlation), 0
+        scores, begin = sums.scores(correlation=correlation).cpu(), 0
         for part in site.parts:
             made.append(Table(part, part, scores.narrow(0, begin, part.size).narrow(1, begin, part.size)))
             begin += part.size

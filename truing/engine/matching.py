@@ -93,7 +93,7 @@ def _tables(
             scores = left @ right.T
             if distances:
                 scores = 2 * scores - left.square().sum(1)[:, None] - right.square().sum(1)
-            yield Table(part, other, scores, name)
+            yield Table(part, other, scores.cpu(), name)
         begin = [begin[0] + part.size, begin[1] + other.size]
 
 
