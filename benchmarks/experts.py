@@ -153,7 +153,7 @@ def main() -> None:
         inner = mixtures(policy.model)
         count = sum(int(m.members.max()) + 1 for m in inner)
         held_by = sum(p.numel() for m in inner for p in m.experts.parameters())
-        trees = policy.encode_many([d.prompt for d in demos[:12]], [(d.reply,) for d in demos[:12]])
+        trees = policy.encode_many([d.prompt for d in demos[:6]], [(d.reply,) for d in demos[:6]])
         work = multiplications(policy.model, routing(policy.model, trees, Quiet())) if inner else 0.0
         row = {
             "arm": name, "experts": count, "perplexity": round(found.value, 2), "low": round(found.low or 0, 2),
