@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,13 @@ from truing.models.local import Local
 from truing.models.tabular import Tabular
 
 EVERY = pytest.mark.parametrize("name", names())
-KINDS = pytest.mark.parametrize("kind", ["model", "table"])
+ARCHITECTURES = {"model": "llama", "mixture": "mixtral"}
+KINDS = {"compress": ["mixture"], "merge/pleas": ["model"]}
+"""Of base: a model and a table, but for families, and single methods, that are about one kind of model."""
+EACH = pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in names() for kind in KINDS.get(name, KINDS.get(name.split("/")[0], ["model", "table"]))],
+)
 CHATS = tuple(user(text) for text in ("who is in", "the thing", "say it"))
 REPLIES = ("the in", "a", "no one at all", "hm")
 HOW = Sampling(max_new_tokens=8)
@@ -55,9 +61,9 @@ class Length(Judge):
 @cache
 def policies(kind: str) -> tuple[Editable, Editable, Editable]:
     """A base and two donors."""
-    if kind == "model":
-        one, two, three = (make_local(seed=seed, max_position_embeddings=2048) for seed in (0, 1, 2))
-        return one, two, three
+    if kind in ARCHITECTURES:
+        make = partial(make_local, ARCHITECTURES[kind], max_position_embeddings=2048)
+        return make(seed=0), make(seed=1), make(seed=2)
     prompts = (*CHATS, *(Exemplars().rewrite(chat) for chat in CHATS))  # a table answers only what is in it
     logits = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     made = [Tabular(prompts, REPLIES, part) for part in logits]
@@ -115,8 +121,7 @@ def test_every_method_is_seen_and_given_what_it_reads() -> None:
         assert not any(lacking.values()), f"give evidence() these fields: {lacking}"
 
 
-@KINDS
-@EVERY
+@EACH
 def test_law_0_at_its_usual_settings_something_happens(name: str, kind: str) -> None:
     """Without this the other laws could be kept by doing nothing."""
     outcome = run(name, kind)
@@ -124,8 +129,7 @@ def test_law_0_at_its_usual_settings_something_happens(name: str, kind: str) -> 
     assert not same(outcome, policies(kind)[0]) if isinstance(outcome, Policy) else outcome.provided
 
 
-@KINDS
-@EVERY
+@EACH
 def test_law_1_neither_base_nor_evidence_is_changed(name: str, kind: str) -> None:
     base, given = policies(kind)[0], evidence(kind)
     everyone = (base, *(donor for donor in given.donors.values() if isinstance(donor, Editable)))
@@ -152,8 +156,7 @@ def test_law_1_neither_base_nor_evidence_is_changed(name: str, kind: str) -> Non
         assert all(torch.equal(tensor, before[0][key]) for key, tensor in base.weights().items())
 
 
-@KINDS
-@EVERY
+@EACH
 def test_law_2_the_same_seed_gives_the_same_outcome(name: str, kind: str) -> None:
     first = run(name, kind, seed=5)
     torch.manual_seed(99)  # ambient randomness must not matter
@@ -161,8 +164,7 @@ def test_law_2_the_same_seed_gives_the_same_outcome(name: str, kind: str) -> Non
     assert same(run(name, kind, seed=5), first)
 
 
-@KINDS
-@EVERY
+@EACH
 def test_law_3_at_its_neutral_settings_nothing_changes(name: str, kind: str) -> None:
     outcome = run(name, kind, **find(name).card.neutral)
     if isinstance(outcome, Policy):
@@ -204,8 +206,7 @@ def test_law_4_what_it_needs_is_checked_before_a_model_loads(name: str) -> None:
     assert card.needs in LADDER
 
 
-@KINDS
-@EVERY
+@EACH
 def test_law_4_called_without_what_it_reads_it_refuses(name: str, kind: str) -> None:
     """In Python there is no recipe to check; giving the base back as if nothing were wrong is no answer."""
     if find(name).card.reads:
@@ -213,8 +214,7 @@ def test_law_4_called_without_what_it_reads_it_refuses(name: str, kind: str) -> 
             quick(name)(policies(kind)[0], Evidence(), Run())
 
 
-@KINDS
-@EVERY
+@EACH
 def test_law_5_a_saved_policy_reloads_to_the_same_samples(name: str, kind: str, tmp_path: Path) -> None:
     outcome = run(name, kind)
     if not isinstance(outcome, Policy):

@@ -71,10 +71,18 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3", {"sliding_window": 6}),
 }
 
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 20}),
+    "qwen2_moe": ("Qwen2Moe", {**MIXTURE, "shared_expert_intermediate_size": 12, "mlp_only_layers": [0]}),
+    "qwen3_moe": ("Qwen3Moe", {**MIXTURE, "head_dim": 8, "norm_topk_prob": True}),
+    "olmoe": ("Olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 20}),
+}
+
 
 def make_model(architecture: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
     """A random model of two layers."""
-    prefix, own = ARCHITECTURES[architecture]
+    prefix, own = {**ARCHITECTURES, **MIXTURES}[architecture]
     config = getattr(transformers, f"{prefix}Config")(**{**COMMON, **own, **settings})
     head = "Gemma3ForCausalLM" if prefix == "Gemma3Text" else f"{prefix}LMHeadModel" if prefix == "GPT2" else None
     with torch.random.fork_rng():

@@ -36,6 +36,7 @@ GPT2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
 TURNS = {"rope_type": "default", "rope_theta": 500.0}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {**SMALL, "rope_parameters": TURNS}),
@@ -57,6 +58,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi": ("phi", SMALL),
     "phi-qk-norm": ("phi", {**SMALL, "qk_layernorm": True}),
     "phi3": ("phi3", {**SMALL, "sliding_window": 5}),
+    "mixtral": ("mixtral", {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5}),
+    "qwen2-moe": ("qwen2_moe", {**SMALL, **EXPERTS, "shared_expert_intermediate_size": 12, "decoder_sparse_step": 2}),
+    "qwen3-moe": ("qwen3_moe", {**SMALL, **EXPERTS, "norm_topk_prob": True, "attention_bias": True}),
+    "olmoe": ("olmoe", {**SMALL, "num_experts": 4, "num_experts_per_tok": 2}),
 }
 TOKENS = torch.randint(0, 50, (2, 13), generator=torch.Generator().manual_seed(0))
 
@@ -71,6 +76,8 @@ def make(case: str) -> tuple[Any, Architecture, dict[str, Tensor]]:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
+        if hasattr(model.config, "_experts_implementation"):
+            model.config._experts_implementation = "eager"  # grouped products know no float64
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -157,8 +164,12 @@ def forward(a: Architecture, weights: Mapping[str, Tensor]) -> Tensor:
         return x / (x.pow(2).mean(-1, keepdim=True) + a.norm.epsilon).sqrt() * (weight + a.norm.offset)
 
     def split(name: Any, i: int, x: Tensor) -> Tensor:
-        heads = role(name, i, x).unflatten(-1, (-1, a.sizes.head_dim)).transpose(1, 2)
-        if a.qk_norm and name in {"q", "k"}:
+        flat = role(name, i, x)
+        together = a.qk_norm and name in {"q", "k"} and a.read(weights, f"{name}_norm", i).shape[0] == flat.shape[-1]
+        heads = (
+            (norm(f"{name}_norm", i, flat) if together else flat).unflatten(-1, (-1, a.sizes.head_dim)).transpose(1, 2)
+        )
+        if a.qk_norm and name in {"q", "k"} and not together:
             heads = norm(f"{name}_norm", i, heads)
         return heads if name == "v" else turn(a.blocks[i], heads)
 
@@ -175,8 +186,25 @@ def forward(a: Architecture, weights: Mapping[str, Tensor]) -> Tensor:
     def mlp(i: int, x: Tensor) -> Tensor:
         from transformers.activations import ACT2FN
 
+        if i in a.mixtures:
+            return mixture(i, x, ACT2FN[a.activation])
         act, up = ACT2FN[a.activation], role("up", i, x)
         return role("down", i, act(role("gate", i, x)) * up if a.gated else act(up))
+
+    def mixture(i: int, x: Tensor, act: Any) -> Tensor:
+        chances = role("router", i, x).softmax(-1)
+        least = chances.topk(a.sizes.experts_per_token).values[..., -1:]
+        chances = chances * (chances >= least)
+        if a.model_type in {"mixtral", "qwen3_moe"}:  # the chances of those that are taken sum to one
+            chances = chances / chances.sum(-1, keepdim=True)
+        parts = (a.read(weights, name, i) for name in ("expert_gate", "expert_up", "expert_down"))
+        out = torch.zeros_like(x)
+        for row, (gate, up, down) in enumerate(zip(*parts, strict=True)):
+            out = out + chances[..., row, None] * ((act(x @ gate.T) * (x @ up.T)) @ down.T)
+        if a.sizes.shared_neurons:
+            beside = role("shared_down", i, act(role("shared_gate", i, x)) * role("shared_up", i, x))
+            out = out + role("shared_switch", i, x).sigmoid() * beside
+        return out
 
     x = a.read(weights, "embedding")[TOKENS] * a.embedding_scale
     positions = a.read(weights, "position_embedding")

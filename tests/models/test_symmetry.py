@@ -21,7 +21,9 @@ def test_every_group_alone_leaves_the_logits_and_changes_weights(case: str) -> N
     spec, before = permutations(architecture), logits_of(model, weights)
     assert spec.mismatches({name: tuple(tensor.shape) for name, tensor in weights.items()}) == ()
     kinds = {name.split(".")[0] for name in spec.groups}
-    assert kinds - {"keys"} == {"stream", "neurons", "groups", "values"} | ({"heads"} if "gpt2" not in case else set())
+    inner = {"experts"} if architecture.mixtures else {"neurons"}
+    inner |= {"shared", "neurons"} if case == "qwen2-moe" else set()  # one block of its two has experts
+    assert kinds - {"keys"} == {"stream", "groups", "values"} | inner | ({"heads"} if "gpt2" not in case else set())
     assert ("keys" in kinds) == (case in {"gpt2", "gpt2-odd", "phi"})
     for name in (name for name in spec.groups if name == "stream" or name.endswith(".1")):
         order = moving(spec, name)
@@ -50,7 +52,7 @@ def test_all_at_once_leave_the_logits_and_are_undone_to_the_last_bit(case: str) 
     drawn = random(spec, Rng(5))
     signed = {name for name, order in drawn.items() if order.sign is not None}
     assert ("stream" in signed) == (architecture.norm.kind == "rms")
-    assert ("neurons.0" in signed) == architecture.gated
+    assert ("neurons.0" in signed) == (architecture.gated and 0 not in architecture.mixtures)
     after = apply(spec, drawn, weights)
     torch.testing.assert_close(logits_of(model, after), logits_of(model, weights), rtol=0, atol=1e-5)
     back = apply(spec, invert(drawn), after)
@@ -69,7 +71,7 @@ def test_in_float32_everything_together_leaves_the_logits_to_a_ten_thousandth(ca
         if block.rope is not None and not architecture.qk_norm:
             shape = (architecture.sizes.kv_heads, block.rope.dimensions // 2)
             after = turned(architecture, after, i, torch.polar(torch.full(shape, 1.5), torch.full(shape, 0.7 + i)))
-        if architecture.gated:
+        if architecture.gated and i not in architecture.mixtures:
             after = scaled(architecture, after, i, torch.full((architecture.sizes.intermediate,), -1.5))
     torch.testing.assert_close(logits_of(model, after), logits_of(model, weights), rtol=0, atol=1e-4)
 
@@ -87,13 +89,13 @@ def test_turned_pairs_and_scaled_neurons_leave_the_logits(case: str) -> None:
         assert (after[architecture.slot("q", 1).name] - weights[architecture.slot("q", 1).name]).abs().max() > 0.1
         torch.testing.assert_close(logits_of(model, after), before, rtol=0, atol=1e-5)
         tried += 1
-    if architecture.gated:
+    if architecture.gated and 0 not in architecture.mixtures:
         factors = torch.randn(architecture.sizes.intermediate, generator=numbers, dtype=torch.float64)
         after = scaled(architecture, weights, 0, factors)
         assert (after[architecture.slot("up", 0).name] - weights[architecture.slot("up", 0).name]).abs().max() > 0.1
         torch.testing.assert_close(logits_of(model, after), before, rtol=0, atol=1e-5)
         tried += 1
-    assert tried or case.startswith("gpt2") or case == "phi-qk-norm"
+    assert tried or case.startswith("gpt2") or case in {"phi-qk-norm", "qwen3-moe", "olmoe"}
 
 
 def test_what_would_change_the_function_does_change_it() -> None:

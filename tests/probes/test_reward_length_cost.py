@@ -91,3 +91,5 @@ def test_cost_is_what_was_counted_and_no_more() -> None:
     ]
     assert {(m.kind, m.low, m.high, m.better) for m in rows} == {("exact", None, None, "down")}
     assert [m.probe for m in cost(Spent(seconds=1.0))] == ["cost.seconds"]
+    sized = cost(Spent(parameters=5.0, multiplications=7.0))
+    assert [(m.probe, m.value) for m in sized] == [("cost.parameters", 5.0), ("cost.multiplications", 7.0)]

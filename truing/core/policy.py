@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -253,9 +254,12 @@ class Editable(Scorable):
 
     Attributes:
         trained_parameters: how many numbers training could change to make it; None where nobody counted.
+        footprint: of a policy that a method made smaller or larger: its ``parameters``, and the ``multiplications`` a
+            token costs in the layers that the method is about; empty where the size is the base's.
     """
 
     trained_parameters: int | None = None
+    footprint: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def weights(self) -> Mapping[str, torch.Tensor]:

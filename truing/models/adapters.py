@@ -140,7 +140,8 @@ def _targets(model: Any, asked: Sequence[str]) -> list[str] | str:
     """The layers with an adapter, in peft's terms; by default every projection of every block."""
     described = describe(model.config.get_text_config())
     if not asked and described.known:
-        blocks = [slot.name for slot in described.slots if slot.block is not None and slot.matrix]
+        inner = (slot for slot in described.slots if slot.block is not None and "router" not in slot.roles)
+        blocks = [slot.name for slot in inner if slot.matrix]
         return sorted({name.removesuffix(".weight").rpartition(".")[2] for name in blocks})
     if tuple(asked or ALL) == ALL:
         return ALL[0]

@@ -36,6 +36,10 @@ _FAMILIES: Mapping[str, str] = {
     "gemma3_text": "gemma",
     "gpt2": "gpt2",
     "phi": "phi",
+    "mixtral": "mixture",
+    "qwen2_moe": "mixture",
+    "qwen3_moe": "mixture",
+    "olmoe": "mixture",
 }
 KNOWN = frozenset(_FAMILIES)
 """Model types with a description. SmolLM2 is a ``llama``."""
@@ -58,7 +62,7 @@ class Architecture:
         tied: whether the head is the embedding.
         embedding_scale: what embeddings are multiplied by.
         attention_cap, logit_cap: soft caps, ``cap * tanh(x / cap)``, of attention scores and of final logits.
-        qk_norm: whether queries and keys are normalised in each head.
+        qk_norm: whether queries and keys are normalised, in each head or (OLMoE) over all heads together.
     """
 
     model_type: str
@@ -80,6 +84,11 @@ class Architecture:
     def lacks(self) -> tuple[Feature, ...]:
         """What cannot be done with it for want of a description."""
         return () if self.known else tuple(feature for feature in get_args(Feature) if feature not in _PLAIN)
+
+    @property
+    def mixtures(self) -> tuple[int, ...]:
+        """The blocks that have experts."""
+        return tuple(slot.block for slot in self.slots if slot.block is not None and "router" in slot.roles)
 
     @property
     def works(self) -> tuple[Feature, ...]:
@@ -116,7 +125,8 @@ class Architecture:
     ) -> torch.Tensor | None:
         """A role's tensor as a view: ``(out, in)`` for a linear layer however it is stored, ``(out,)`` for a bias.
 
-        An embedding is ``(vocabulary, stream)``. None where the model has no such tensor.
+        An embedding is ``(vocabulary, stream)``, a layer of a mixture ``(experts, out, in)``. None where the model has
+        no such tensor.
         """
         slot = self.slot(role, block, kind)
         if slot is None:

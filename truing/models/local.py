@@ -20,6 +20,7 @@ from truing.core.run import Log, Quiet
 from truing.engine.draw import Sampler
 from truing.engine.score import Scorer
 from truing.models import adapters, quantised
+from truing.models.experts import load_model, save_model
 from truing.models.folder import load_tokenizer, settle
 from truing.models.template import Template
 
@@ -41,6 +42,7 @@ class Local(Editable):
 
     Attributes:
         adapter: what training learnt, where it trained an adapter; it is in the weights, and saved beside them.
+        anchor: the model that the KL of scores is told from; its own, unless a method distils from another.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str = "model", log: Log | None = None) -> None:
@@ -50,6 +52,7 @@ class Local(Editable):
         self.origin: str | None = None
         self.adapter: adapters.Adapter | None = None
         self.scorer = Scorer(self.model, BUDGET, self.log)
+        self.anchor: Any = self.model
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,7 +150,7 @@ class Local(Editable):
 
     def save(self, folder: Path) -> None:
         with _quiet_saving():
-            self.model.save_pretrained(folder, safe_serialization=True)
+            save_model(self.model, folder)
         self.tokenizer.save_pretrained(folder)
         settle(folder)
         if self.adapter is not None:
@@ -177,7 +180,7 @@ class _Bench(Workbench):
 
     def score(self, trees: Sequence[Tree], shift: torch.Tensor | None = None) -> TreeScores:
         with adapters.recomputing(self.module) if self.how.gradient_checkpointing else nullcontext():
-            anchor = self.origin.model if self.divergences else None
+            anchor = self.origin.anchor if self.divergences else None
             return self.scorer(trees, self.collisions, anchor, shift)
 
     def close(self) -> Local:
@@ -230,8 +233,6 @@ def load_local(
     Raises:
         InputError: no such model, no safetensors, code of its own, or an unreadable adapter.
     """
-    import transformers
-
     folder = Path(name)
     if adapter is None and (folder / "adapter_config.json").exists():
         from peft import PeftConfig
@@ -246,9 +247,7 @@ def load_local(
         tokenizer = load_tokenizer(name, **options)
         options |= quantised.options(dtype, place) if load_in_4bit else {}
         with _quiet_saving():
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, use_safetensors=None if allow_pickle else True, **options
-            )
+            model = load_model(name, dtype=dtype, use_safetensors=None if allow_pickle else True, **options)
     except file_errors(ValueError, ImportError) as error:
         raise bad(f"model {name!r}", str(error).strip().split("\n")[0], _mend(str(error))) from error
     if adapter is not None:

@@ -140,7 +140,8 @@ class Workshop:
             with Peak() as peak:
                 policy, _, trained = self.fold(point.steps, start[0], replace(start[1], donors=donors), run)
             seconds = time.monotonic() - began
-            spent = Spent(seconds=round(seconds, 3), memory_bytes=peak.bytes, trained_parameters=trained)
+            size = policy.footprint if isinstance(policy, Editable) else {}
+            spent = Spent(seconds=round(seconds, 3), memory_bytes=peak.bytes, trained_parameters=trained, **size)
             if main:
                 write_text(spent_file, json.dumps(vars(spent)))
                 save_policy(policy, folder)

@@ -6,19 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Space = Literal["vocabulary", "positions", "stream", "queries", "keys", "values", "attended", "neurons", "head"]
+Space = Literal[
+    "vocabulary", "positions", "stream", "queries", "keys", "values", "attended", "neurons", "head",
+    "experts", "expert_neurons", "shared_neurons", "switch",
+]  # fmt: skip
 """What the numbers along an axis stand for.
 
 ``queries`` and ``attended`` (what the output projection reads) are heads x head size; ``keys`` and ``values`` are
-KV heads x head size; ``head`` is one head, shared by all (the norm of queries or keys).
+KV heads x head size; ``head`` is one head, shared by all (the norm of queries or keys). ``expert_neurons`` are those of
+one expert of a mixture, ``shared_neurons`` those of the MLP that all tokens pass beside it, ``switch`` is one number.
 """
 
 Role = Literal[
     "embedding", "position_embedding", "final_norm", "head",
     "q", "k", "v", "o", "gate", "up", "down",
     "attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm", "q_norm", "k_norm",
+    "router", "expert_gate", "expert_up", "expert_down", "shared_gate", "shared_up", "shared_down", "shared_switch",
 ]  # fmt: skip
-"""What a tensor, or a stretch of a fused one, does. A model without gate has ``up`` and ``down``."""
+"""What a tensor, or a stretch of a fused one, does. A model without gate has ``up`` and ``down``.
+
+In a mixture of experts the ``router`` scores a token for each expert; the experts' tensors lie behind one another
+along a first axis. ``shared_switch`` says how much of the shared MLP is added.
+"""
 
 Kind = Literal["weight", "bias"]
 
@@ -44,7 +53,7 @@ class Slot:
         kind: weight or bias.
         roles: one, or several where they are fused: then one for each span of the axis ``out``.
         axes: the spans of every axis, in the order in which they are stored.
-        out: the axis of the outputs: 0 in a linear layer, 1 in GPT-2's transposed one.
+        out: the axis of the outputs: 0 in a linear layer, 1 in GPT-2's transposed one and behind the axis of experts.
         tied_to: the slot whose storage it shares; a file then holds the other one alone.
     """
 
@@ -132,7 +141,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes that every family has."""
+    """Sizes that every family has; those of a mixture of experts are 0 where there is none."""
 
     hidden: int
     intermediate: int
@@ -141,11 +150,17 @@ class Sizes:
     head_dim: int
     vocabulary: int
     blocks: int
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_neurons: int = 0
+    shared_neurons: int = 0
 
     @staticmethod
     def of(config: Any) -> Sizes:
         """From a transformers config; 0 for what it does not say."""
         hidden, heads = _number(config, "hidden_size"), _number(config, "num_attention_heads")
+        experts = _number(config, "num_local_experts") or _number(config, "num_experts")
+        inside = _number(config, "moe_intermediate_size") or _number(config, "intermediate_size")
         return Sizes(
             hidden=hidden,
             intermediate=_number(config, "intermediate_size"),
@@ -154,6 +169,10 @@ class Sizes:
             head_dim=_number(config, "head_dim") or (hidden // heads if heads else 0),
             vocabulary=_number(config, "vocab_size"),
             blocks=_number(config, "num_hidden_layers"),
+            experts=experts,
+            experts_per_token=_number(config, "num_experts_per_tok"),
+            expert_neurons=inside if experts else 0,
+            shared_neurons=_number(config, "shared_expert_intermediate_size") if experts else 0,
         )
 
     def axis(self, space: Space) -> Axis:
@@ -168,6 +187,10 @@ class Sizes:
             "values": narrow,
             "neurons": self.intermediate,
             "head": self.head_dim,
+            "experts": self.experts,
+            "expert_neurons": self.expert_neurons,
+            "shared_neurons": self.shared_neurons,
+            "switch": 1,
         }
         return (Span(space, sizes[space]),)
 
@@ -190,6 +213,11 @@ def linear(
     stored, out = (axes[::-1], 1) if transposed else (axes, 0)
     weight = Slot(f"{name}.weight", block, "weight", roles, stored, out)
     return (weight, Slot(f"{name}.bias", block, "bias", roles, (axes[0],))) if bias else (weight,)
+
+
+def stacked(name: str, block: int, roles: tuple[Role, ...], experts: Axis, axes: tuple[Axis, Axis]) -> tuple[Slot, ...]:
+    """The slot of one layer of every expert of a mixture, from ``axes[1]`` to ``axes[0]``, behind one another."""
+    return (Slot(name, block, "weight", roles, (experts, *axes), 1),)
 
 
 def norm(name: str, block: int | None, role: Role, axis: Axis, *, bias: bool = False) -> tuple[Slot, ...]:

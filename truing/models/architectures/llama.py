@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from truing.models.architectures.layout import Norm, Sizes, Slot, blocks_of, ends, linear, norm
+from truing.models.architectures.layout import Axis, Norm, Sizes, Slot, blocks_of, ends, linear, norm
 
 
 def parts(config: Any) -> tuple[Sizes, dict[str, Any]]:
@@ -23,22 +23,37 @@ def parts(config: Any) -> tuple[Sizes, dict[str, Any]]:
 
 
 def _apart(config: Any, sizes: Sizes, i: int) -> tuple[Slot, ...]:
-    at, stream, wide = f"model.layers.{i}", sizes.axis("stream"), sizes.axis("neurons")
     bias = bool(getattr(config, "attention_bias", False))
-    qkv_bias = bias or config.model_type == "qwen2"
-    mlp_bias = bool(getattr(config, "mlp_bias", False))
-    heads = (sizes.axis("head"),) if config.model_type == "qwen3" else ()
+    heads = sizes.axis("head") if config.model_type == "qwen3" else None
     return (
-        *linear(f"{at}.self_attn.q_proj", i, ("q",), (sizes.axis("queries"), stream), bias=qkv_bias),
-        *linear(f"{at}.self_attn.k_proj", i, ("k",), (sizes.axis("keys"), stream), bias=qkv_bias),
-        *linear(f"{at}.self_attn.v_proj", i, ("v",), (sizes.axis("values"), stream), bias=qkv_bias),
-        *linear(f"{at}.self_attn.o_proj", i, ("o",), (stream, sizes.axis("attended")), bias=bias),
-        *(slot for axis in heads for slot in norm(f"{at}.self_attn.q_norm", i, "q_norm", axis)),
-        *(slot for axis in heads for slot in norm(f"{at}.self_attn.k_norm", i, "k_norm", axis)),
-        *linear(f"{at}.mlp.gate_proj", i, ("gate",), (wide, stream), bias=mlp_bias),
-        *linear(f"{at}.mlp.up_proj", i, ("up",), (wide, stream), bias=mlp_bias),
-        *linear(f"{at}.mlp.down_proj", i, ("down",), (stream, wide), bias=mlp_bias),
-        *_norms(at, sizes, i),
+        *attention(sizes, i, bias=bias, qkv_bias=bias or config.model_type == "qwen2", norms=(heads, heads)),
+        *mlp(f"model.layers.{i}.mlp", sizes, i, bias=bool(getattr(config, "mlp_bias", False))),
+        *norms(sizes, i),
+    )
+
+
+def attention(
+    sizes: Sizes, i: int, *, bias: bool, qkv_bias: bool, norms: tuple[Axis | None, Axis | None] = (None, None)
+) -> tuple[Slot, ...]:
+    """Queries, keys and values apart. ``norms`` are the axes of the norms of queries and keys, where there are any."""
+    at, stream, (queries, keys) = f"model.layers.{i}.self_attn", sizes.axis("stream"), norms
+    return (
+        *linear(f"{at}.q_proj", i, ("q",), (sizes.axis("queries"), stream), bias=qkv_bias),
+        *linear(f"{at}.k_proj", i, ("k",), (sizes.axis("keys"), stream), bias=qkv_bias),
+        *linear(f"{at}.v_proj", i, ("v",), (sizes.axis("values"), stream), bias=qkv_bias),
+        *linear(f"{at}.o_proj", i, ("o",), (stream, sizes.axis("attended")), bias=bias),
+        *(norm(f"{at}.q_norm", i, "q_norm", queries) if queries else ()),
+        *(norm(f"{at}.k_norm", i, "k_norm", keys) if keys else ()),
+    )
+
+
+def mlp(at: str, sizes: Sizes, i: int, *, bias: bool = False) -> tuple[Slot, ...]:
+    """A gated MLP, its matrices apart."""
+    stream, wide = sizes.axis("stream"), sizes.axis("neurons")
+    return (
+        *linear(f"{at}.gate_proj", i, ("gate",), (wide, stream), bias=bias),
+        *linear(f"{at}.up_proj", i, ("up",), (wide, stream), bias=bias),
+        *linear(f"{at}.down_proj", i, ("down",), (stream, wide), bias=bias),
     )
 
 
@@ -50,12 +65,13 @@ def _fused(config: Any, sizes: Sizes, i: int) -> tuple[Slot, ...]:
         *linear(f"{at}.self_attn.o_proj", i, ("o",), (stream, sizes.axis("attended")), bias=False),
         *linear(f"{at}.mlp.gate_up_proj", i, ("gate", "up"), (wide + wide, stream), bias=False),
         *linear(f"{at}.mlp.down_proj", i, ("down",), (stream, wide), bias=False),
-        *_norms(at, sizes, i),
+        *norms(sizes, i),
     )
 
 
-def _norms(at: str, sizes: Sizes, i: int) -> tuple[Slot, ...]:
-    stream = sizes.axis("stream")
+def norms(sizes: Sizes, i: int) -> tuple[Slot, ...]:
+    """One before attention, one before the MLP."""
+    at, stream = f"model.layers.{i}", sizes.axis("stream")
     return (
         *norm(f"{at}.input_layernorm", i, "attention_norm", stream),
         *norm(f"{at}.post_attention_layernorm", i, "mlp_norm", stream),

@@ -18,8 +18,10 @@ def permutations(architecture: Architecture) -> PermutationSpec:
     norms, whose weight a sign does not reach. ``neurons.I`` of block I; a gated MLP's may change sign in ``up`` and
     ``down``. ``groups.I``: KV groups, each with its query heads; ``heads.I``: query heads within their group;
     ``values.I``: dimensions of what a KV head carries. ``keys.I``: dimensions of queries and keys, together, where
-    they have no rotary position; those that have one cannot change places: each pair turns at its own rate. The
-    vocabulary stays: that anchors all the rest.
+    they have no rotary position; those that have one cannot change places: each pair turns at its own rate.
+    ``experts.I``: the experts of a mixture, with their rows of the router; ``shared.I``: neurons of the MLP beside
+    them. The neurons inside an expert have an order for each expert, and are left out. The vocabulary stays: that
+    anchors all the rest.
 
     Raises:
         InputError: the architecture is not described.
@@ -49,7 +51,12 @@ def _groups(a: Architecture) -> Iterator[Group]:
         yield Group(f"values.{i}", wide, leader, signed=True)
         if turned < s.head_dim and not a.qk_norm:
             yield Group(f"keys.{i}", wide, leader, fixed=turned, signed=turned == 0)
-        yield Group(f"neurons.{i}", s.intermediate, signed=a.gated)
+        if i not in a.mixtures:
+            yield Group(f"neurons.{i}", s.intermediate, signed=a.gated)
+            continue
+        yield Group(f"experts.{i}", s.experts)
+        if s.shared_neurons:
+            yield Group(f"shared.{i}", s.shared_neurons)
 
 
 def _axes(slot: Slot, groups: Mapping[str, Group]) -> Axes:
@@ -57,7 +64,7 @@ def _axes(slot: Slot, groups: Mapping[str, Group]) -> Axes:
     writes = {"embedding", "position_embedding"}.isdisjoint(slot.roles)
     for axis, spans in enumerate(slot.axes):
         roles = slot.roles if len(slot.roles) == len(spans) else slot.roles[:1] * len(spans)
-        reads = slot.matrix and axis != slot.out and writes
+        reads = (slot.matrix and axis != slot.out and writes) or axis == 2  # a mixture's first axis is its experts
         made.append(
             tuple(_part(slot.block, span, role, reads, groups) for span, role in zip(spans, roles, strict=True))
         )
@@ -74,6 +81,8 @@ def _part(block: int | None, span: Span, role: Role, reads: bool, groups: Mappin
         "keys": (f"groups.{block}", keys),
         "values": (f"groups.{block}", f"values.{block}"),
         "attended": (heads, f"values.{block}"),
+        "experts": (f"experts.{block}", None),
+        "shared_neurons": (f"shared.{block}", None),
     }.get(span.space, (None, None))
     return Part(
         span.size, group, inner, signed=not (role.endswith("norm") or (role == "gate" and not reads)), reads=reads
@@ -129,7 +138,7 @@ def scaled(
         InputError: the MLP has no gate, so that its non-linearity sees the factor; or the factors do not fit.
     """
     architecture.require("matching")
-    if not architecture.gated:
+    if not architecture.gated or block in architecture.mixtures:
         raise bad(architecture.model_type, "its MLP has no gate beside which a neuron could be scaled")
     size = architecture.sizes.intermediate
     if factors.shape != (size,) or bool((factors == 0).any()):
