@@ -30,14 +30,18 @@ from truing.models.local import Local
 from truing.models.tabular import Tabular
 
 EVERY = pytest.mark.parametrize("name", names())
-KINDS = pytest.mark.parametrize("kind", ["model", "table"])
+BLOCKS = frozenset({"retain/recover", "retain/alignguard_lora"})
+"""Methods that work inside a model: a table refuses them."""
+CASES = pytest.mark.parametrize(
+    ("name", "kind"), [(n, kind) for n in names() for kind in ("model", "table") if kind == "model" or n not in BLOCKS]
+)
 CHATS = tuple(user(text) for text in ("who is in", "the thing", "say it"))
 REPLIES = ("the in", "a", "no one at all", "hm")
 HOW = Sampling(max_new_tokens=8)
 # Settings at which a run takes moments; everything else is the method's default.
 QUICK: dict[str, object] = {
     "max_steps": 3, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "n": 3, "draws": 6, "max_new_tokens": 8,
-    "refusals": ("hm",),
+    "refusals": ("hm",), "aligned": "a", "steps": 3, "keep_max_new_tokens": 8,
 }  # fmt: skip
 
 
@@ -109,8 +113,7 @@ def test_every_method_is_seen_and_given_what_it_reads() -> None:
         assert not any(lacking.values()), f"give evidence() these fields: {lacking}"
 
 
-@KINDS
-@EVERY
+@CASES
 def test_law_0_at_its_usual_settings_something_happens(name: str, kind: str) -> None:
     """Without this the other laws could be kept by doing nothing."""
     outcome = run(name, kind)
@@ -118,8 +121,7 @@ def test_law_0_at_its_usual_settings_something_happens(name: str, kind: str) -> 
     assert not same(outcome, policies(kind)[0]) if isinstance(outcome, Policy) else outcome.provided
 
 
-@KINDS
-@EVERY
+@CASES
 def test_law_1_neither_base_nor_evidence_is_changed(name: str, kind: str) -> None:
     base, given = policies(kind)[0], evidence(kind)
     everyone = (base, *(donor for donor in given.donors.values() if isinstance(donor, Editable)))
@@ -146,8 +148,7 @@ def test_law_1_neither_base_nor_evidence_is_changed(name: str, kind: str) -> Non
         assert all(torch.equal(tensor, before[0][key]) for key, tensor in base.weights().items())
 
 
-@KINDS
-@EVERY
+@CASES
 def test_law_2_the_same_seed_gives_the_same_outcome(name: str, kind: str) -> None:
     first = run(name, kind, seed=5)
     torch.manual_seed(99)  # ambient randomness must not matter
@@ -155,8 +156,7 @@ def test_law_2_the_same_seed_gives_the_same_outcome(name: str, kind: str) -> Non
     assert same(run(name, kind, seed=5), first)
 
 
-@KINDS
-@EVERY
+@CASES
 def test_law_3_at_its_neutral_settings_nothing_changes(name: str, kind: str) -> None:
     outcome = run(name, kind, **find(name).card.neutral)
     if isinstance(outcome, Policy):
@@ -198,8 +198,7 @@ def test_law_4_what_it_needs_is_checked_before_a_model_loads(name: str) -> None:
     assert card.needs in LADDER
 
 
-@KINDS
-@EVERY
+@CASES
 def test_law_4_called_without_what_it_reads_it_refuses(name: str, kind: str) -> None:
     """In Python there is no recipe to check; giving the base back as if nothing were wrong is no answer."""
     if find(name).card.reads:
@@ -207,8 +206,7 @@ def test_law_4_called_without_what_it_reads_it_refuses(name: str, kind: str) -> 
             quick(name)(policies(kind)[0], Evidence(), Run())
 
 
-@KINDS
-@EVERY
+@CASES
 def test_law_5_a_saved_policy_reloads_to_the_same_samples(name: str, kind: str, tmp_path: Path) -> None:
     outcome = run(name, kind)
     if not isinstance(outcome, Policy):
@@ -218,6 +216,12 @@ def test_law_5_a_saved_policy_reloads_to_the_same_samples(name: str, kind: str, 
     assert type(loaded) is type(outcome)
     assert loaded.fingerprint == outcome.fingerprint
     assert same(loaded, outcome)
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_what_works_inside_a_model_refuses_a_table(name: str) -> None:
+    with pytest.raises(InputError):
+        run(name, "table")
 
 
 def test_the_judge_of_these_laws_can_be_named() -> None:
