@@ -15,8 +15,8 @@ def in_turn(rows: Sequence[T], count: int, run: Run, name: str) -> list[T]:
     """``count`` of some rows, by name at random, none a second time before all have been taken.
 
     Example:
-        >>> sorted(in_turn("abc", 7, Run(), "some"))
-        ['a', 'a', 'b', 'b', 'c', 'c', 'c']
+        >>> sorted(in_turn("abc", 6, Run(), "some"))
+        ['a', 'a', 'b', 'b', 'c', 'c']
     """
     rounds = range(math.ceil(count / len(rows)))
     order = [i for k in rounds for i in run.rng(name, k).numpy().permutation(len(rows)).tolist()]

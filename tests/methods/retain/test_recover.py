@@ -84,7 +84,7 @@ def test_it_takes_the_largest_gradients_among_those_that_a_copy_moves_down() -> 
     taken = torch.cat([(one.weights()[n] != own[n]).flatten() for n in own])
     near = ((ranks - bar).abs() < 1e-4 * bar.abs()) & (ranks > 0)  # where rounding may decide
     assert torch.equal(taken[~near], (ranks > bar)[~near])
-    assert near.sum() < 0.01 * taken.sum()
+    assert near.sum() <= 3
 
 
 def test_the_cosine_rises_and_more_by_gradient_than_by_chance() -> None:

@@ -18,7 +18,7 @@ from truing.engine.fit import Objective, Training, fit
 from truing.models.moved import Move as Move
 from truing.models.moved import moves
 
-Penalty = Callable[[Mapping[str, Move]], Mapping[str, torch.Tensor]]
+Penalty = Callable[[Mapping[str, Move]], Mapping[str, "torch.Tensor"]]
 """From the moves of all weights that are trained to terms by name, scalars, which are added to a step's mean loss."""
 
 
@@ -36,7 +36,7 @@ class Tokens:
     divergences: torch.Tensor
 
 
-TokenLoss = Callable[[Tokens], torch.Tensor]
+TokenLoss = Callable[[Tokens], "torch.Tensor"]
 
 
 def likelihood(tokens: Tokens) -> torch.Tensor:

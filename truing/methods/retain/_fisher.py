@@ -78,7 +78,8 @@ def output_factors(
                 rows = gradient.detach().flatten(0, -2).to(torch.float32)
                 found[name] = rows.T @ rows + found.get(name, 0.0)
 
-            output.register_hook(backward)
+            if output.requires_grad:  # not while the layout is proved
+                output.register_hook(backward)
 
         return forward
 

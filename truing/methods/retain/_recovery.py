@@ -13,7 +13,7 @@ from truing.methods.retain._largest import largest, ordered
 from truing.models.cut import Cut
 
 Prompts = Sequence[tuple[int, ...]]
-Masks = Mapping[str, torch.Tensor]
+Masks = Mapping[str, "torch.Tensor"]
 BUDGET = 4096  # tokens a pass of states without gradient
 
 
