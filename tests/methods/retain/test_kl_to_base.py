@@ -26,8 +26,8 @@ def test_its_gradient_in_the_logits_is_what_the_docstring_says() -> None:
 def test_a_table_ends_at_the_mixture() -> None:
     """Closed form: ``p = (onehot + weight p_base) / (1 + weight)``."""
     base, weight = table(), 0.8
-    made = trained("retain/kl_to_base", base, weight=weight, max_steps=700, logging_steps=0, per_device_train_batch_size=4,
-                   learning_rate=0.05, lr_scheduler_type="cosine")  # fmt: skip
+    made = trained("retain/kl_to_base", base, weight=weight, max_steps=700, logging_steps=0,
+                   per_device_train_batch_size=4, learning_rate=0.05, lr_scheduler_type="cosine")  # fmt: skip
     began = base.weights()["logits"].softmax(1)
     wanted = (torch.eye(4, dtype=torch.float64) + weight * began[:4]) / (1 + weight)
     torch.testing.assert_close(made.weights()["logits"][:4].softmax(1), wanted, rtol=0, atol=5e-4)

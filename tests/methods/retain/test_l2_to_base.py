@@ -23,8 +23,8 @@ def test_its_gradient_is_the_weight_times_the_move() -> None:
 def test_a_table_ends_where_pull_and_likelihood_balance() -> None:
     """At the minimum ``weight (logits - logits of the base) = mean over demos of (onehot - p)``, row by row."""
     base, weight = table(), 0.3
-    made = trained("retain/l2_to_base", base, weight=weight, max_steps=700, logging_steps=0, per_device_train_batch_size=4,
-                   learning_rate=0.05, lr_scheduler_type="cosine")  # fmt: skip
+    made = trained("retain/l2_to_base", base, weight=weight, max_steps=700, logging_steps=0,
+                   per_device_train_batch_size=4, learning_rate=0.05, lr_scheduler_type="cosine")  # fmt: skip
     logits, began = made.weights()["logits"], base.weights()["logits"]
     wanted = torch.zeros_like(logits)
     wanted[:4] = (torch.eye(4, dtype=torch.float64) - logits[:4].softmax(1)) / 4
