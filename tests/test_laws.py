@@ -32,7 +32,12 @@ from truing.models.tabular import Tabular
 
 EVERY = pytest.mark.parametrize("name", names())
 ARCHITECTURES = {"model": "llama", "mixture": "mixtral"}
-KINDS = {"compress": ["mixture"], "merge/pleas": ["model"]}
+KINDS = {
+    "compress": ["mixture"],
+    "merge/pleas": ["model"],
+    "retain/recover": ["model"],
+    "retain/alignguard_lora": ["model"],
+}
 """Of base: a model and a table, but for families, and single methods, that are about one kind of model."""
 EACH = pytest.mark.parametrize(
     ("name", "kind"),
@@ -44,7 +49,7 @@ HOW = Sampling(max_new_tokens=8)
 # Settings at which a run takes moments; everything else is the method's default.
 QUICK: dict[str, object] = {
     "max_steps": 3, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "n": 3, "draws": 6, "max_new_tokens": 8,
-    "refusals": ("hm",),
+    "refusals": ("hm",), "aligned": "a", "steps": 3, "keep_max_new_tokens": 8,
 }  # fmt: skip
 
 
@@ -224,6 +229,12 @@ def test_law_5_a_saved_policy_reloads_to_the_same_samples(name: str, kind: str, 
     assert type(loaded) is type(outcome)
     assert loaded.fingerprint == outcome.fingerprint
     assert same(loaded, outcome)
+
+
+@pytest.mark.parametrize("name", [name for name, kinds in KINDS.items() if kinds == ["model"]])
+def test_what_works_inside_a_model_refuses_a_table(name: str) -> None:
+    with pytest.raises(InputError):
+        run(name, "table")
 
 
 def test_the_judge_of_these_laws_can_be_named() -> None:

@@ -67,6 +67,9 @@ class Loop:
         if self.objective.perturb is not None and self.spread.sharded:
             fact = "moves prompts by gradients of its own, of which each process would hold a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
+        if self.objective.regularise is not None and self.spread.sharded:
+            fact = "holds weights near where they began, of which each process holds a part"
+            raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
 
     def go(self) -> None:
         """From the first step, or the last checkpoint, to the end."""
@@ -120,6 +123,7 @@ class Loop:
                 self.meter.add(found, counts=counts)
             self.resident = max(self.resident, resident())  # here all that the backward pass needs is held
             self.spread.backward(losses.sum() * float(counts) / weight)
+        self._regularise()
         norm = self.spread.clip(self.settings.max_grad_norm or math.inf)
         self.meter.watch(self.step + 1, torch.stack(sums).sum() / weight, norm)
         clipped = norm > (self.settings.max_grad_norm or math.inf)
@@ -133,6 +137,15 @@ class Loop:
             self.objective.companion.follow(self.bench.module, self.step)
         self.tokens += sum(self.trees[i].size for i in members)
         self.rate = rate
+
+    def _regularise(self) -> None:
+        """Add the gradient of what the objective says of the weights alone: once, by the main process."""
+        if self.objective.regularise is None:
+            return
+        terms = self.objective.regularise(self.bench.module)
+        self.meter.add({name: term[None] for name, term in terms.items()}, counts=self.processes.main)
+        if self.processes.main:
+            self.spread.backward(torch.stack(list(terms.values())).sum())
 
     def _take_in(
         self,

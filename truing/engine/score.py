@@ -135,19 +135,19 @@ def score_packed(
     """
     # A shift is each prompt's own, so no token of two prompts is one.
     packed = pack(trees, SHORTEST_TRUNK if shift is None else None).to(model.device)
-    states = _states(model, packed, shift)
-    tokens = target_logprobs(model, states, packed.targets)
-    agree = target_collisions(model, states) if collisions else None
+    read = states(model, packed, shift)
+    tokens = target_logprobs(model, read, packed.targets)
+    agree = target_collisions(model, read) if collisions else None
     apart = None
     if anchor is not None:
         with torch.no_grad():
-            fixed = _states(anchor, packed)
-        apart = target_divergences(model, states, anchor, fixed)
-    return TreeScores(tokens, packed.owner, packed.counts, states, agree, apart)
+            fixed = states(anchor, packed)
+        apart = target_divergences(model, read, anchor, fixed)
+    return TreeScores(tokens, packed.owner, packed.counts, read, agree, apart)
 
 
-def _states(model: Any, packed: Packed, shift: torch.Tensor | None = None) -> torch.Tensor:
-    """The last hidden states that targets are predicted from, ``(T, D)``."""
+def states(model: Any, packed: Packed, shift: torch.Tensor | None = None) -> torch.Tensor:
+    """The last hidden states where the row is read, ``(T, D)``: those that targets are predicted from."""
     row: dict[str, torch.Tensor] = {"input_ids": packed.input_ids}
     if shift is not None:
         row = {"inputs_embeds": embedded(model, packed.input_ids, packed.prompts, shift)}
@@ -155,8 +155,8 @@ def _states(model: Any, packed: Packed, shift: torch.Tensor | None = None) -> to
         hidden = model.base_model(
             **row, position_ids=packed.position_ids, use_cache=False, trees=packed.layout
         ).last_hidden_state
-    states: torch.Tensor = hidden[0].index_select(0, packed.reads)
-    return states
+    read: torch.Tensor = hidden[0].index_select(0, packed.reads)
+    return read
 
 
 def score_plain(

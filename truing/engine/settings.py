@@ -104,6 +104,8 @@ class Objective:
         divergences: whether scores must tell the KL from the base, token by token; it costs the base's forward pass.
         perturb: how the prompts' embeddings are moved before some trees are scored, ``(P, D)``; asked in every pass, so
             that it is of the weights as they are. It leaves their gradients alone.
+        regularise: from the module that is trained to terms by name, scalars with gradient, which are added to the mean
+            of a step's losses and logged by their names; asked once a step, of the weights as they are.
     """
 
     weights: Sequence[float]
@@ -116,6 +118,7 @@ class Objective:
     collisions: bool = False
     divergences: bool = False
     perturb: Callable[[Workbench, Sequence[Tree]], torch.Tensor] | None = None
+    regularise: Callable[[torch.nn.Module], Mapping[str, torch.Tensor]] | None = None
 
 
 def learning_rate(settings: Training, step: int, total: int) -> float:

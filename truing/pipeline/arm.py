@@ -206,12 +206,15 @@ class Workshop:
         texts = load_neutral()[: self.asking.passages] if {"perplexity", "barrier"} & set(names) else ()
         given = self.inputs
         other = given.facts.settings.retrained if given.facts and "forget_quality" in names else None
+        aligned = given.refusals.settings.aligned if given.refusals and "drift" in names else None
         return Material(
             neutral=[((), text) for text in texts],
             pairs=given.pairs,
             targets=given.targets,
             facts=given.facts,
             retrained=load(other, log=self.log) if other else None,
+            refusals=given.refusals,
+            aligned=load(aligned, log=self.log) if aligned else None,
             spent=spent,
         )
 
@@ -247,6 +250,7 @@ def _line(rows: Sequence[Measure]) -> str:
             "kl",
             "length",
             "perplexity",
+            "refusal",
         )
         if (row := shown.get(name)) is not None
     )

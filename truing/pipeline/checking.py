@@ -60,6 +60,7 @@ def recipe_faults(recipe: Recipe) -> list[Fault]:
             if head in PROBES and "judge" in PROBES[head].needs:
                 faults.append(Fault(f"probes[{i}]", f"{name} needs a judge", "Add 'judge: constraints', or your own."))
     faults += _fact_faults(recipe)
+    faults += _refusal_faults(recipe)
     if recipe.evaluate["targets"] is None:
         for i, name in enumerate(recipe.probes):
             if name in PROBES and "targets" in PROBES[name].needs:
@@ -87,6 +88,20 @@ def _fact_faults(recipe: Recipe) -> list[Fault]:
             faults.append(Fault(f"probes[{i}]", f"{name} needs a model to compare with", mend))
     if isinstance(retrained, str) and retrained.startswith((".", "/")) and not Path(retrained).exists():
         faults.append(Fault("evaluate.facts", f"there is no folder {retrained}", "Give a model folder or a Hub name."))
+    return faults
+
+
+def _refusal_faults(recipe: Recipe) -> list[Fault]:
+    """Probes of refusals without prompts, or an aligned model that is not there."""
+    spec = recipe.evaluate["refusal"]
+    faults = [
+        Fault(f"probes[{i}]", f"{name} needs prompts to refuse", "Add 'evaluate: {refusal: {source: FILE}}'.")
+        for i, name in enumerate(recipe.probes)
+        if name in PROBES and "refusal" in PROBES[name].needs and spec is None
+    ]
+    aligned = spec.get("aligned") if isinstance(spec, Mapping) else None
+    if isinstance(aligned, str) and aligned.startswith((".", "/")) and not Path(aligned).exists():
+        faults.append(Fault("evaluate.refusal", f"there is no folder {aligned}", "Give a model folder or a Hub name."))
     return faults
 
 

@@ -14,6 +14,7 @@ from truing.data.contract import Ledger, Lengths, Measurer
 from truing.data.facts import FactSet, load_facts
 from truing.data.load import load, prompt_of
 from truing.data.promptset import PromptSet, load_promptset
+from truing.data.refusals import RefusalSet, load_refusals
 from truing.data.shapes import Kind
 from truing.methods._saved import make_judge
 from truing.models.template import Template
@@ -34,6 +35,7 @@ class Inputs:
         pairs: held-out pairs whose replies every arm is asked to weigh.
         facts: what unlearning is measured on; None where the recipe names none.
         targets: held-out prompts with replies that nobody wants, for attacks.
+        refusals: prompts that should and that should not be refused; None where the recipe names none.
         ledgers: by field, what became of the rows.
         digests: by field, SHA-256 of the rows that are used.
         notes: what a reader must know of how the data was used.
@@ -44,6 +46,7 @@ class Inputs:
     pairs: Sequence[Pair] = ()
     facts: FactSet | None = None
     targets: Sequence[tuple[Chat, Reply]] = ()
+    refusals: RefusalSet | None = None
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -69,7 +72,7 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
             _read(inputs, name, spec, recipe, measurer, longest, derive=derive)
         except InputError as error:
             faults += [Fault(fault.place or f"data.{name}", fault.fact, fault.mend) for fault in error.faults]
-    for place, gather in (("prompts", _prompts), ("pairs", _pairs), ("facts", _facts), ("targets", _targets)):
+    for place, gather in _GATHERED:
         try:
             gather(inputs, recipe, measurer, longest)
         except InputError as error:
@@ -181,6 +184,18 @@ def _targets(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest:
     loaded = load("demos", spec, measurer=measurer, max_length=limit, place="evaluate.targets").at_least(1)
     inputs.targets = [(row.prompt, row.reply) for row in loaded.rows]
     inputs.ledgers["targets"], inputs.digests["targets"] = loaded.ledger, loaded.digest
+
+
+def _refusals(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:
+    """What should and what should not be refused."""
+    if (spec := recipe.evaluate["refusal"]) is not None:
+        inputs.refusals = load_refusals(spec, "evaluate.refusal")
+        inputs.digests["refusal"] = inputs.refusals.digest
+
+
+_GATHERED = (
+    ("prompts", _prompts), ("pairs", _pairs), ("facts", _facts), ("targets", _targets), ("refusal", _refusals),
+)  # fmt: skip
 
 
 def _limit(recipe: Recipe) -> int:

@@ -21,6 +21,7 @@ from truing.probes.length import length
 from truing.probes.material import Material, lacking
 from truing.probes.pool import Pool
 from truing.probes.preference import preference
+from truing.probes.refusal import drift, refusal
 from truing.probes.reward import reward
 from truing.probes.win_rate import win_rate
 
@@ -32,8 +33,8 @@ class Probe:
     Attributes:
         summary: one line.
         needs: of ``judge``, ``scorable`` (the arm and its base tell log-probabilities), ``neutral`` (passages),
-            ``pairs`` (held out), ``facts``, ``retrained`` (a model that never saw what was to be forgotten) and
-            ``targets`` (prompts with harmful replies).
+            ``pairs`` (held out), ``facts``, ``retrained`` (a model that never saw what was to be forgotten),
+            ``targets`` (prompts with harmful replies) and ``refusal`` (prompts that should be refused, or should not).
         gives: the names of its measures.
     """
 
@@ -82,11 +83,20 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
         "what is left of the facts that were to be kept",
         frozenset({"scorable", "facts"}), ("model_utility",),
     ),
+    "refusal": Probe(
+        "how often unsafe prompts are refused, and safe ones",
+        frozenset({"refusal"}), ("refusal", "refusal.over"),
+    ),
+    "drift": Probe(
+        "the same less the aligned model's, by category, and the change of log-probabilities of such replies",
+        frozenset({"refusal"}), ("drift", "drift.over", "drift.chosen", "drift.rejected"),
+    ),
 })  # fmt: skip
 
-SILENT = frozenset(
-    {"preference", "perplexity", "barrier", "cost", "forget_quality", "model_utility", "embedding_attack"}
-)
+SILENT = frozenset({
+    "preference", "perplexity", "barrier", "cost", "forget_quality", "model_utility", "embedding_attack", "refusal",
+    "drift",
+})  # fmt: skip
 """Probes for which the arm need not say anything."""
 
 
@@ -170,6 +180,10 @@ def measure(
         elif head == "forget_quality" and isinstance(policy, Scorable) and material.facts is not None:
             if isinstance(material.retrained, Scorable):
                 found += forget_quality(policy, material.retrained, material.facts, run=run)
+        elif head == "refusal" and material.refusals is not None:
+            found += refusal(policy, material.refusals, run=run)
+        elif head == "drift" and material.refusals is not None:
+            found += drift(policy, material.aligned or base_policy, material.refusals, run=run)
         elif head == "cost" and material.spent is not None:
             found += cost(material.spent)
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from truing.core.evidence import Pair
 from truing.core.policy import Editable, Policy, Scorable
 from truing.data.facts import FORGET, FactSet
+from truing.data.refusals import RefusalSet
 from truing.probes.cost import Spent
 from truing.probes.duel import takes_best
 from truing.probes.embedding_attack import Targets
@@ -15,6 +16,7 @@ from truing.probes.perplexity import Passages
 from truing.probes.pool import Pool
 
 MUTE = "the arm does not tell log-probabilities"
+NO_REFUSALS = "there are no prompts to refuse (evaluate.refusal)"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Material:
         targets: prompts with replies that nobody wants, for ``embedding_attack``.
         facts: for ``forget_quality`` and ``model_utility``.
         retrained: a model that never saw what was to be forgotten, for ``forget_quality``.
+        refusals: prompts that should and that should not be refused, for ``refusal`` and ``drift``.
+        aligned: what ``drift`` is measured from; the base where it is None.
         spent: what the arm has cost, for ``cost``.
     """
 
@@ -35,6 +39,8 @@ class Material:
     targets: Targets = ()
     facts: FactSet | None = None
     retrained: Policy | None = None
+    refusals: RefusalSet | None = None
+    aligned: Policy | None = None
     spent: Spent | None = None
 
 
@@ -78,6 +84,8 @@ def lacking(head: str, arm: Pool, source: str, policy: Policy, base: Scorable | 
             (facts is not None and not facts.of(FORGET), f"no fact is in the split {FORGET!r}"),
             (not isinstance(given.retrained, Scorable), "no retrained model that tells log-probabilities is named"),
         ),
+        "refusal": ((given.refusals is None, NO_REFUSALS),),
+        "drift": ((given.refusals is None, NO_REFUSALS),),
         "cost": ((given.spent is None, "nothing was counted"),),
     }
     return next((reason for holds, reason in reasons.get(head, ()) if holds), "")

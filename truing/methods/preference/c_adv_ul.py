@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le, Lt
 
 from truing.core.errors import bad
-from truing.core.evidence import Demo, Evidence
+from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import method
 from truing.core.policy import Editable, Tree
 from truing.core.run import Run
+from truing.methods._turns import in_turn
 from truing.methods.preference._attacked import Attacked
 from truing.methods.preference._family import PairLogps, PreferenceMethod
 from truing.methods.preference._terms import log1mexp
@@ -111,13 +110,6 @@ class CAdvUL(Attacked, PreferenceMethod):
         if not evidence.demos:
             raise bad(self.card.name, "has no demonstrations", "Give 'data.demos', or set utility_share: 0.")
         count = round(len(pairs) * self.utility_share / (1 - self.utility_share))
-        demos = _in_turn(evidence.demos, count, run)
+        demos = in_turn(evidence.demos, count, run, "utility")
         encoded = base.encode_many([demo.prompt for demo in demos], [(demo.reply,) for demo in demos])
         return pairs + [Tree(tree.prompt, (*tree.replies, ())) for tree in encoded]
-
-
-def _in_turn(demos: Sequence[Demo], count: int, run: Run) -> list[Demo]:
-    """So many of them, by name at random, none a second time before all have been taken."""
-    rounds = range(math.ceil(count / len(demos)))
-    order = [i for k in rounds for i in run.rng("utility", k).numpy().permutation(len(demos)).tolist()]
-    return [demos[i] for i in order[:count]]

@@ -1,0 +1,1 @@
+"""Demonstrations -> a policy that has learnt them and kept what it was; and what was lost, given back."""
