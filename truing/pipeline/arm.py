@@ -207,6 +207,7 @@ class Workshop:
         other = given.facts.settings.retrained if given.facts and "forget_quality" in names else None
         return Material(
             neutral=[((), text) for text in texts],
+            questions=given.questions,
             pairs=given.pairs,
             targets=given.targets,
             facts=given.facts,
@@ -246,6 +247,7 @@ def _line(rows: Sequence[Measure]) -> str:
             "kl",
             "length",
             "perplexity",
+            "multiple_choice",
         )
         if (row := shown.get(name)) is not None
     )

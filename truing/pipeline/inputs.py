@@ -14,6 +14,7 @@ from truing.data.contract import Ledger, Lengths, Measurer
 from truing.data.facts import FactSet, load_facts
 from truing.data.load import load, prompt_of
 from truing.data.promptset import PromptSet, load_promptset
+from truing.data.questions import Question, load_questions
 from truing.data.shapes import Kind
 from truing.methods._saved import make_judge
 from truing.models.template import Template
@@ -32,6 +33,7 @@ class Inputs:
         prompts: held-out prompts that every arm is asked.
         pairs: held-out pairs whose replies every arm is asked to weigh.
         facts: what unlearning is measured on; None where the recipe names none.
+        questions: with choices, where an arm is to be asked any.
         targets: held-out prompts with replies that nobody wants, for attacks.
         ledgers: by field, what became of the rows.
         digests: by field, SHA-256 of the rows that are used.
@@ -42,6 +44,7 @@ class Inputs:
     prompts: Sequence[Chat] = ()
     pairs: Sequence[Pair] = ()
     facts: FactSet | None = None
+    questions: Sequence[Question] = ()
     targets: Sequence[tuple[Chat, Reply]] = ()
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -68,7 +71,8 @@ def read_inputs(recipe: Recipe, *, measurer: Measurer | None = None, longest: in
             _read(inputs, name, spec, recipe, measurer, longest, derive=derive)
         except InputError as error:
             faults += [Fault(fault.place or f"data.{name}", fault.fact, fault.mend) for fault in error.faults]
-    for place, gather in (("prompts", _prompts), ("pairs", _pairs), ("facts", _facts), ("targets", _targets)):
+    others = (("pairs", _pairs), ("facts", _facts), ("targets", _targets), ("questions", _questions))
+    for place, gather in (("prompts", _prompts), *others):
         try:
             gather(inputs, recipe, measurer, longest)
         except InputError as error:
@@ -167,6 +171,13 @@ def _facts(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: i
     if (spec := recipe.evaluate["facts"]) is not None:
         inputs.facts = load_facts(spec, "evaluate.facts")
         inputs.digests["facts"] = inputs.facts.digest
+
+
+def _questions(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:
+    """What ``multiple_choice`` asks: the shipped questions, or those that ``evaluate`` names."""
+    if "multiple_choice" in recipe.probes:
+        given = load_questions(recipe.evaluate["questions"], "evaluate.questions")
+        inputs.questions, inputs.digests["questions"] = given.questions, given.digest
 
 
 def _targets(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:

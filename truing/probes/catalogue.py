@@ -18,6 +18,7 @@ from truing.probes.embedding_attack import embedding_attack
 from truing.probes.forgetting import forget_quality, model_utility
 from truing.probes.length import length
 from truing.probes.material import Material, lacking
+from truing.probes.multiple_choice import multiple_choice
 from truing.probes.pool import Pool
 from truing.probes.preference import preference
 from truing.probes.reward import reward
@@ -61,6 +62,10 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
         "surprise at neutral text, alone and over the base's: the tax",
         frozenset({"scorable", "neutral"}), ("perplexity", "perplexity.ratio"),
     ),
+    "multiple_choice": Probe(
+        "how often the right choice is the likeliest, alone and less the base's: the tax on knowledge",
+        frozenset({"scorable"}), ("multiple_choice", "multiple_choice.plain", "multiple_choice.change"),
+    ),
     "embedding_attack": Probe(
         "log-probability of harmful replies, plainly and to prompts attacked in embedding space",
         frozenset({"targets"}), ("embedding_attack.clean", "embedding_attack.0.05", "embedding_attack.0.1"),
@@ -79,7 +84,9 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
     ),
 })  # fmt: skip
 
-SILENT = frozenset({"preference", "perplexity", "cost", "forget_quality", "model_utility", "embedding_attack"})
+SILENT = frozenset({
+    "preference", "perplexity", "multiple_choice", "cost", "forget_quality", "model_utility", "embedding_attack",
+})  # fmt: skip
 """Probes for which the arm need not say anything."""
 
 
@@ -154,6 +161,8 @@ def measure(
             found += preference(policy, material.pairs, base=reference, run=run)
         elif head == "perplexity" and isinstance(policy, Scorable):
             found += tax.perplexity(policy, material.neutral, base=reference, run=run)
+        elif head == "multiple_choice" and isinstance(policy, Scorable):
+            found += multiple_choice(policy, material.questions, base=reference, run=run)
         elif head == "embedding_attack" and isinstance(policy, Editable):
             found += embedding_attack(policy, material.targets, run=run)
         elif head == "model_utility" and isinstance(policy, Scorable) and material.facts is not None:

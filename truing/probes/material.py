@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from truing.core.evidence import Pair
 from truing.core.policy import Editable, Policy, Scorable
 from truing.data.facts import FORGET, FactSet
+from truing.data.questions import Question
 from truing.probes.cost import Spent
 from truing.probes.duel import takes_best
 from truing.probes.embedding_attack import Targets
@@ -23,6 +24,7 @@ class Material:
 
     Attributes:
         neutral: passages, for ``perplexity``.
+        questions: with choices, for ``multiple_choice``.
         pairs: held out, for ``preference``.
         targets: prompts with replies that nobody wants, for ``embedding_attack``.
         facts: for ``forget_quality`` and ``model_utility``.
@@ -31,6 +33,7 @@ class Material:
     """
 
     neutral: Passages = ()
+    questions: Sequence[Question] = ()
     pairs: Sequence[Pair] = ()
     targets: Targets = ()
     facts: FactSet | None = None
@@ -58,6 +61,7 @@ def lacking(head: str, arm: Pool, source: str, policy: Policy, base: Scorable | 
         ),
         "preference": ((mute, MUTE), (not given.pairs, "there are no held-out pairs (evaluate.pairs)")),
         "perplexity": ((mute, MUTE), (not given.neutral, "there is no neutral text")),
+        "multiple_choice": ((mute, MUTE), (not given.questions, "there are no questions")),
         "embedding_attack": (
             (not isinstance(policy, Editable), "the arm has no embeddings of its own"),
             (not given.targets, "there are no harmful replies"),
