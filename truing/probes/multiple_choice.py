@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,16 +46,16 @@ def multiple_choice(
         raise bad("multiple_choice", "there are no questions", "Give at least one.")
     rng = run.rng("probes", "multiple_choice")
     mean, plain = right(policy, questions, run)
-    how = {"rng": rng, "unit": "probability", "better": "up", "bounds": (0.0, 1.0)}
+    share = partial(averaged, rng=rng, unit="probability", better="up")
     chance = float(np.mean([1 / len(each.choices) for each in questions]))
     found = [
-        averaged("multiple_choice", mean, note=f"by log-probability a token; chance is {chance:.3g}", **how),
-        averaged("multiple_choice.plain", plain, note="by the sum of log-probabilities", **how),
+        share("multiple_choice", mean, note=f"by log-probability a token; chance is {chance:.3g}", bounds=(0.0, 1.0)),
+        share("multiple_choice.plain", plain, note="by the sum of log-probabilities", bounds=(0.0, 1.0)),
     ]
     if base is not None and base.fingerprint != policy.fingerprint:
         change = mean - right(base, questions, run)[0]
         note = "right answers, less the base's to the same questions; below 0 is the tax"
-        found.append(averaged("multiple_choice.change", change, note=note, **(how | {"bounds": None})))
+        found.append(share("multiple_choice.change", change, note=note))
     return found
 
 

@@ -98,7 +98,7 @@ class Plane:
         x, y = [self.through(self.base[0])], [self.base[1]]
         return {"x": x, "y": y, "mode": "markers", "marker": marker, "hovertext": [said], **TRACE}
 
-    def labels(self, *, short: bool) -> list[Mapping[str, Any]]:
+    def annotations(self, *, short: bool) -> list[Mapping[str, Any]]:
         """Every label, where it covers least. On a phone a label is the dial's value alone."""
         sizes = (NARROW_MARGIN, _NARROW_WIDTH, NARROW_HEIGHT) if short else (MARGIN, _WIDTH, HEIGHT)
         margin, width, height = sizes
@@ -155,14 +155,14 @@ class Plane:
             "height": NARROW_HEIGHT,
             "margin": NARROW_MARGIN,
             "font": {"size": 11},
-            "annotations": self.labels(short=True),
+            "annotations": self.annotations(short=True),
         }
         return {"layout": layout, "data": smaller}
 
     def layout(self) -> dict[str, Any]:
         """Of a wide figure: ranges, labels and the level of the base."""
         layout = plot.base_layout(height=HEIGHT) | {"shapes": [plot.level(self.base[1])], "margin": MARGIN}
-        layout["annotations"] = self.labels(short=False)
+        layout["annotations"] = self.annotations(short=False)
         layout["xaxis"] |= {"range": self.x}
         layout["yaxis"] |= {"range": self.y}
         return layout

@@ -19,9 +19,14 @@ PAIRS = tuple(Pair(chat, REPLIES[k], REPLIES[k - 1]) for k, chat in enumerate(CH
 
 
 def models(architecture: str = "llama", **settings: Any) -> tuple[Local, Local]:
-    """A base and a donor of four blocks."""
+    """A base and a donor of four blocks that differ in every tensor, norms included."""
     settings = {"num_hidden_layers": 4, **settings}
-    return make_local(architecture, **settings), make_local(architecture, seed=1, **settings)
+    donor, source = make_local(architecture, seed=1, **settings), torch.Generator().manual_seed(2)
+    moved = {
+        name: tensor + 0.1 * torch.randn(tensor.shape, generator=source).to(tensor)
+        for name, tensor in donor.weights().items()
+    }
+    return make_local(architecture, **settings), donor.with_weights(moved)
 
 
 def given(donor: Local, **fields: Any) -> Evidence:

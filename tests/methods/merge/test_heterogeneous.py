@@ -15,6 +15,7 @@ from truing.core.evidence import Demo, Evidence, Judge
 from truing.core.policy import Chat, Sampling
 from truing.core.recipe import parse
 from truing.core.run import Run
+from truing.methods.imitation.sft import SFT
 from truing.methods.merge._parts import Rules, blend_of, divided
 from truing.methods.merge._tuning import BlendBench
 from truing.methods.merge.heterogeneous import Heterogeneous, part_fractions, unevenness
@@ -82,7 +83,7 @@ def test_parts_cover_each_block_once(blocks: int, parts: int, sizes: list[int]) 
     assert [found.count(part) for part in range(len(sizes))] == sizes
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "gemma2", "phi3"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "gemma", "phi3"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equal_fractions_are_the_plain_average_and_the_ends_the_models(architecture: str, dtype: torch.dtype) -> None:
     """To the bit, norms, embeddings and a tied head included."""
@@ -156,7 +157,9 @@ def test_the_gradient_of_a_logit_is_that_of_models_with_blended_weights(monkeypa
     found = dict(bench.module.named_parameters())["logits"].grad
     assert sum(p.numel() for p in bench.module.parameters() if p.requires_grad) == 2
     assert not any(p.requires_grad or p.grad is not None for p in bench.inner.module.parameters())
-    assert nats(base.with_weights(blend.weights(bench.fractions(logits)))) == pytest.approx(float(loss), abs=1e-9)
+    assert nats(base.with_weights(blend.weights(bench.fractions(logits)))) == pytest.approx(
+        float(loss.detach()), abs=1e-9
+    )
     for k in range(2):
         ends = []
         for change in (1e-4, -1e-4):
@@ -168,12 +171,13 @@ def test_the_gradient_of_a_logit_is_that_of_models_with_blended_weights(monkeypa
 
 
 def test_what_training_finds_is_better_on_good_replies_and_has_the_mean() -> None:
-    """The donor's first half is noise: more of the base is kept there, and less in the second half."""
-    base, _ = models()
+    """The base knows the replies, and the donor's first half is spoilt: more of the base is kept there."""
+    base = SFT(learning_rate=1e-2, max_steps=20)(models()[0], given(models()[0]), Run())
+    assert isinstance(base, Local)
     noise = torch.Generator().manual_seed(0)
     spoilt = {
-        name: tensor + 0.5 * torch.randn(tensor.shape, generator=noise) if name.startswith("model.layers.0") else tensor
-        for name, tensor in base.weights().items()
+        name: t + 0.3 * torch.randn(t.shape, generator=noise) if "layers.0" in name or "layers.1" in name else t
+        for name, t in base.weights().items()
     }
     donor, notes = base.with_weights(spoilt), Notes()
     found = merged(base, donor, Run(log=notes), regularisation=0.0, learning_rate=0.5, num_train_epochs=6)
