@@ -91,7 +91,7 @@ def test_one_arm_or_infinite_measures_draw_nothing(make_run: MakeRun) -> None:
 
 def test_the_page_and_the_markdown_have_it(taxing: Path) -> None:
     page = Reader(page_of(taxing))
-    assert {"tax-0", "tax-1"} <= set(page.figures)
+    assert {"tax-1", "tax-2"} <= set(page.figures)
     assert ("section", {"id": "tax"}) in page.elements
     _, markdown = write([taxing])
     said = markdown.read_text(encoding="utf-8")

@@ -117,7 +117,7 @@ def _front(study: Study, drawn: dict[str, Figure]) -> str:
 
 _TAX = (
     "Up is better, left is cheaper; the base stands at no cost, and what lies left of it has become better there too. "
-    "Bars are 95\u202f% intervals. Ringed arms are the Pareto set of this figure, by the estimates, not the intervals."
+    "Bars are 95\u202f% intervals. Ringed arms are the Pareto set of their figure, by the estimates, not the intervals."
 )
 
 
@@ -127,9 +127,9 @@ def _tax(study: Study, drawn: dict[str, Figure]) -> str:
         return ""
     shown = ["<p>What each arm gains, against what it has forgotten of what has nothing to do with its alignment.</p>"]
     shown.append(_legend(study, [point.arm for _, _, points in found for point in points], theory=False))
-    for number, (heading, figure) in enumerate(tax.figures(study)):
+    for number, (heading, figure) in enumerate(tax.figures(study), 1):
         drawn[f"tax-{number}"] = figure
-        shown.append(_figure(f"tax-{number}", heading, _TAX, heading=heading))
+        shown.append(_figure(f"tax-{number}", heading, _TAX if number == len(found) else "", heading=heading))
     return "".join(shown)
 
 

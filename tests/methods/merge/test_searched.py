@@ -28,7 +28,7 @@ def known(evaluations: int, wanted: tuple[float, float], cheap: tuple[float, flo
 
     def evaluate(bench: Workbench) -> tuple[float, float]:
         held = dict(bench.module.named_parameters())
-        kept = [1 - float(((held[n] - blend.ends[n][0]) / blend.deltas[n]).mean()) for n in names]
+        kept = [1 - float(((held[n].detach() - blend.ends[n][0]) / blend.deltas[n]).mean()) for n in names]
         return (
             -sum((a - b) ** 2 for a, b in zip(kept, wanted, strict=True)),
             sum((a - b) ** 2 for a, b in zip(kept, cheap, strict=True)),

@@ -26,7 +26,7 @@ from truing.engine.precision import Precision, autocast
 from truing.engine.tree import batches
 from truing.methods.merge._parts import Blend
 
-Shares = Callable[[torch.Tensor], torch.Tensor]
+Shares = Callable[["torch.Tensor"], "torch.Tensor"]
 """From ``(K,)`` logits to ``(K,)`` pretrained fractions."""
 
 
