@@ -38,6 +38,7 @@ HOW = Sampling(max_new_tokens=8)
 QUICK: dict[str, object] = {
     "max_steps": 3, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "n": 3, "draws": 6, "max_new_tokens": 8,
     "refusals": ("hm",), "parts": 2, "evaluations": 8, "tax": 1e9,
+    "alignment": "likelihood",
 }  # fmt: skip
 
 

@@ -53,8 +53,7 @@ def test_more_evaluations_are_more_of_the_same_search() -> None:
     few, many = (known(count, (0.1, 0.9), (1.0, 1.0)) for count in (20, 40))
     assert len(few) == 20
     assert many[:20] == few
-    line = [(1 - k / 5, 1 - k / 5) for k in range(6)]
-    assert [each.fractions for each in few[:6]] == line
+    assert [each.fractions for each in few[:6]] == [(f, f) for f in (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)]
     assert all(0 <= fraction <= 1 for each in many for fraction in each.fractions)
     assert len({each.fractions for each in many}) == 40
 

@@ -53,7 +53,7 @@ def search(blend: Blend, evaluate: Evaluate, *, evaluations: int, log: Log) -> l
             log.progress("searching", len(known), evaluations)
 
     for k in range(LINE):
-        measure((1 - k / (LINE - 1),) * blend.parts)
+        measure((round(1 - k / (LINE - 1), 9),) * blend.parts)
     steps = dict.fromkeys(known, STEP)
     while len(known) < evaluations:
         front = [each.fractions for each in undominated(known.values()) if steps[each.fractions] >= LEAST]
@@ -76,7 +76,7 @@ def around(fractions: Sequence[float], step: float) -> list[tuple[float, ...]]:
         [(0.75, 1.0), (0.25, 1.0), (0.5, 0.75)]
     """
     moved = [
-        (*fractions[:k], min(max(round(fractions[k] + change, 9), 0.0), 1.0), *fractions[k + 1 :])
+        (*fractions[:k], min(max(0.0, round(fractions[k] + change, 9)), 1.0), *fractions[k + 1 :])
         for k in range(len(fractions))
         for change in (step, -step)
     ]
