@@ -15,6 +15,7 @@ from truing.core.policy import Chat, Editable, Reply, Sampling, Tree, TreeScores
 from truing.core.run import Run
 from truing.engine.cache import draws
 from truing.engine.fit import Objective, Training, fit, planned, split
+from truing.engine.processes import here
 from truing.methods.merge._parts import Blend, NormRule, Rule, Rules, blend_of
 from truing.methods.merge._tuning import BlendBench, Kept, Opened
 
@@ -101,10 +102,10 @@ class Heterogeneous(Training, Method[Editable, Editable]):
         if self.max_steps == 0 or blend.parts == 1 or mean in (0.0, 1.0):
             return base.with_weights(blend.weights([mean] * blend.parts))
         named = [donor.fingerprint for donor in evidence.donors.values()] if run.work is not None else []
-        good: list[tuple[Chat, Reply]] = self._drawn(blend, evidence, run) if self.draws else []
-        if not self.draws:
-            good += [(demo.prompt, demo.reply) for demo in evidence.demos]
-            good += [(pair.prompt, pair.chosen) for pair in evidence.pairs]
+        good: list[tuple[Chat, Reply]] = [(demo.prompt, demo.reply) for demo in evidence.demos]
+        good += [(pair.prompt, pair.chosen) for pair in evidence.pairs]
+        if self.draws:
+            good = here().once(lambda: self._drawn(blend, evidence, run))
         if not good:
             mend = "Give demos or pairs; or prompts and a judge, and set draws; or max_steps: 0 for equal fractions."
             raise bad(self.card.name, "has no good replies to find fractions by", mend)
