@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from truing.core.errors import Fault, bad
+from truing.core.errors import Fault, InputError, bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method, method
@@ -96,7 +96,7 @@ class Heterogeneous(Training, Method[Editable, Editable]):
 
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
         if found := self.faults(self.card.name):
-            raise bad(found[0].place, found[0].fact, found[0].mend)
+            raise InputError(*found)
         blend = blend_of(base, evidence, Rules(self.parts, self.embeddings, self.head, self.norms), self.card.name)
         mean = self.pretrained_fraction
         if self.max_steps == 0 or blend.parts == 1 or mean in (0.0, 1.0):
