@@ -176,7 +176,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _reads(card: Card) -> str:
-    return ", ".join(sorted(card.reads))
+    either = " or ".join(sorted(find(card.name).reads_any))
+    return ", ".join([*sorted(card.reads), *filter(None, [either])])
 
 
 def _gives(card: Card) -> str:

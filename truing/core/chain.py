@@ -96,6 +96,10 @@ def _walk(
                 else f"Add 'data.{name}'"
             )
             faults.append(Fault(step.place, f"{card.name} reads {name}, and nothing gives any", f"{where}{put}."))
+        if cls.reads_any and not cls.reads_any & provided:
+            either = " or ".join(sorted(cls.reads_any))
+            mend = f"Add {' or '.join(repr(f'data.{name}') for name in sorted(cls.reads_any))}."
+            faults.append(Fault(step.place, f"{card.name} reads {either}, and nothing gives any", mend))
         provided |= card.writes
         gives = cls.gives_on(rung)
         if issubclass(gives, Policy):

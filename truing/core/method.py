@@ -66,10 +66,16 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC, Generic[P, O]):
-    """Takes a base policy and evidence, and gives a new policy, new evidence, or measures."""
+    """Takes a base policy and evidence, and gives a new policy, new evidence, or measures.
+
+    Attributes:
+        reads: fields of the evidence that it cannot do without.
+        reads_any: fields of which it needs one at least; none where this is empty.
+    """
 
     card: ClassVar[Card]
     reads: ClassVar[frozenset[str]] = frozenset()
+    reads_any: ClassVar[frozenset[str]] = frozenset()
     writes: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod

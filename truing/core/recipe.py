@@ -28,7 +28,7 @@ KEYS = (
 PROBES = ("win_rate", "reward", "preference", "kl", "length", "perplexity", "cost")
 EVALUATE = {
     "prompts": "the data's prompts", "pairs": "the data's pairs", "facts": None, "targets": None, "refusal": None,
-    "draws": 4, "limit": None,
+    "questions": "general", "draws": 4, "limit": None,
 }  # fmt: skip
 
 

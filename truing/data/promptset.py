@@ -62,7 +62,12 @@ def load_promptset(name: str = "constraints", split: str | None = None) -> Promp
 
 def load_neutral() -> tuple[str, ...]:
     """Passages of plain prose, 60 to 120 words each, on which perplexity shows what an alignment cost."""
-    return tuple(json.loads(line)["text"] for line in _shipped("neutral").split("\n") if line)
+    return tuple(json.loads(line)["text"] for line in shipped_lines("neutral"))
+
+
+def shipped_lines(name: str) -> list[str]:
+    """The lines of a file that is shipped, each a JSON object."""
+    return [line for line in _shipped(name).split("\n") if line]
 
 
 def _rows(name: str) -> list[dict[str, Any]]:

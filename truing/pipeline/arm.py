@@ -209,6 +209,7 @@ class Workshop:
         aligned = given.refusals.settings.aligned if given.refusals and "drift" in names else None
         return Material(
             neutral=[((), text) for text in texts],
+            questions=given.questions,
             pairs=given.pairs,
             targets=given.targets,
             facts=given.facts,
@@ -251,6 +252,7 @@ def _line(rows: Sequence[Measure]) -> str:
             "length",
             "perplexity",
             "refusal",
+            "multiple_choice",
         )
         if (row := shown.get(name)) is not None
     )

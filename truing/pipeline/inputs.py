@@ -14,6 +14,7 @@ from truing.data.contract import Ledger, Lengths, Measurer
 from truing.data.facts import FactSet, load_facts
 from truing.data.load import load, prompt_of
 from truing.data.promptset import PromptSet, load_promptset
+from truing.data.questions import Question, load_questions
 from truing.data.refusals import RefusalSet, load_refusals
 from truing.data.shapes import Kind
 from truing.methods._saved import make_judge
@@ -34,6 +35,7 @@ class Inputs:
         prompts: held-out prompts that every arm is asked.
         pairs: held-out pairs whose replies every arm is asked to weigh.
         facts: what unlearning is measured on; None where the recipe names none.
+        questions: with choices, where an arm is to be asked any.
         targets: held-out prompts with replies that nobody wants, for attacks.
         refusals: prompts that should and that should not be refused; None where the recipe names none.
         ledgers: by field, what became of the rows.
@@ -45,6 +47,7 @@ class Inputs:
     prompts: Sequence[Chat] = ()
     pairs: Sequence[Pair] = ()
     facts: FactSet | None = None
+    questions: Sequence[Question] = ()
     targets: Sequence[tuple[Chat, Reply]] = ()
     refusals: RefusalSet | None = None
     ledgers: dict[str, Ledger] = field(default_factory=dict)
@@ -176,6 +179,13 @@ def _facts(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: i
         inputs.digests["facts"] = inputs.facts.digest
 
 
+def _questions(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:
+    """What ``multiple_choice`` asks: the shipped questions, or those that ``evaluate`` names."""
+    if "multiple_choice" in recipe.probes:
+        given = load_questions(recipe.evaluate["questions"], "evaluate.questions")
+        inputs.questions, inputs.digests["questions"] = given.questions, given.digest
+
+
 def _targets(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:
     """Replies that nobody wants, which attacks lead to."""
     if (spec := recipe.evaluate["targets"]) is None:
@@ -195,6 +205,7 @@ def _refusals(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest
 
 _GATHERED = (
     ("prompts", _prompts), ("pairs", _pairs), ("facts", _facts), ("targets", _targets), ("refusal", _refusals),
+    ("questions", _questions),
 )  # fmt: skip
 
 

@@ -115,7 +115,7 @@ class Record:
             if old.get("status") == "finished":
                 return True
         ledgers = {name: ledger.to_json() for name, ledger in inputs.ledgers.items()}
-        asked_of = {"evaluate": "prompts", "evaluate.pairs": "pairs"}
+        asked_of = {"evaluate": "prompts", "evaluate.pairs": "pairs", "questions": "questions"}
         held = {name: recipe.evaluate.get(key) or "held out" for name, key in asked_of.items()}
         sources = {**recipe.data, **held}
         self.facts = {

@@ -19,6 +19,7 @@ from truing.probes.embedding_attack import embedding_attack
 from truing.probes.forgetting import forget_quality, model_utility
 from truing.probes.length import length
 from truing.probes.material import Material, lacking
+from truing.probes.multiple_choice import multiple_choice
 from truing.probes.pool import Pool
 from truing.probes.preference import preference
 from truing.probes.refusal import drift, refusal
@@ -67,6 +68,10 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
         "how much worse than its ends the straight path of weights from base to arm is",
         frozenset({"scorable", "neutral"}), ("barrier", "barrier.midpoint", *(f"path.{t:g}" for t in path.GRID)),
     ),
+    "multiple_choice": Probe(
+        "how often the right choice is the likeliest, alone and less the base's: the tax on knowledge",
+        frozenset({"scorable"}), ("multiple_choice", "multiple_choice.plain", "multiple_choice.change"),
+    ),
     "embedding_attack": Probe(
         "log-probability of harmful replies, plainly and to prompts attacked in embedding space",
         frozenset({"targets"}), ("embedding_attack.clean", "embedding_attack.0.05", "embedding_attack.0.1"),
@@ -94,8 +99,8 @@ PROBES: Mapping[str, Probe] = MappingProxyType({
 })  # fmt: skip
 
 SILENT = frozenset({
-    "preference", "perplexity", "barrier", "cost", "forget_quality", "model_utility", "embedding_attack", "refusal",
-    "drift",
+    "preference", "perplexity", "barrier", "multiple_choice", "cost", "forget_quality", "model_utility",
+    "embedding_attack", "refusal", "drift",
 })  # fmt: skip
 """Probes for which the arm need not say anything."""
 
@@ -173,6 +178,8 @@ def measure(
             found += tax.perplexity(policy, material.neutral, base=reference, run=run)
         elif head == "barrier" and isinstance(policy, Editable) and isinstance(reference, Editable):
             found += path.barrier(policy, material.neutral, base=reference, run=run)
+        elif head == "multiple_choice" and isinstance(policy, Scorable):
+            found += multiple_choice(policy, material.questions, base=reference, run=run)
         elif head == "embedding_attack" and isinstance(policy, Editable):
             found += embedding_attack(policy, material.targets, run=run)
         elif head == "model_utility" and isinstance(policy, Scorable) and material.facts is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from truing.core.evidence import Pair
 from truing.core.policy import Editable, Policy, Scorable
 from truing.data.facts import FORGET, FactSet
+from truing.data.questions import Question
 from truing.data.refusals import RefusalSet
 from truing.probes.cost import Spent
 from truing.probes.duel import takes_best
@@ -25,6 +26,7 @@ class Material:
 
     Attributes:
         neutral: passages, for ``perplexity`` and ``barrier``.
+        questions: with choices, for ``multiple_choice``.
         pairs: held out, for ``preference``.
         targets: prompts with replies that nobody wants, for ``embedding_attack``.
         facts: for ``forget_quality`` and ``model_utility``.
@@ -35,6 +37,7 @@ class Material:
     """
 
     neutral: Passages = ()
+    questions: Sequence[Question] = ()
     pairs: Sequence[Pair] = ()
     targets: Targets = ()
     facts: FactSet | None = None
@@ -69,6 +72,7 @@ def lacking(head: str, arm: Pool, source: str, policy: Policy, base: Scorable | 
             (policy is base, "the arm is the base"),
             (not given.neutral, "there is no neutral text"),
         ),
+        "multiple_choice": ((mute, MUTE), (not given.questions, "there are no questions")),
         "embedding_attack": (
             (not isinstance(policy, Editable), "the arm has no embeddings of its own"),
             (not given.targets, "there are no harmful replies"),

@@ -13,9 +13,9 @@ from importlib.resources import files
 from string import Template
 
 from truing.core.errors import bad
-from truing.report import grids, ran, replies, show, tables, training
+from truing.report import grids, ran, replies, show, tables, tax, training
 from truing.report.front import front
-from truing.report.load import RunFolder
+from truing.report.load import Arm, RunFolder
 from truing.report.looks import BASE, by_curve, of_curves, of_trained
 from truing.report.path import path
 from truing.report.plot import Figure
@@ -33,6 +33,7 @@ def page(study: Study) -> str:
     drawn: dict[str, Figure] = {}
     sections = [
         ("front", "The front", _front(study, drawn)),
+        ("tax", "Alignment against its tax", _tax(study, drawn)),
         ("measures", "All measures", _measures(study)),
         ("grids", "Over the whole grid", _grids(study, drawn)),
         ("trade-offs", "Other trade-offs", _trade_offs(study, drawn)),
@@ -113,17 +114,36 @@ def _front(study: Study, drawn: dict[str, Figure]) -> str:
     caption += f" Not drawn, for want of a win rate or a KL: {escape(', '.join(absent))}." if absent else ""
     label = "Win rate over KL from the base, one curve a method. The table below holds the same numbers."
     intro = "<p>What each arm gains over the base, against how far it had to move for it.</p>"
-    return f"{intro}{_legend(study)}{_figure('front', label, caption)}"
+    return f"{intro}{_legend(study, [p.arm for p in study.points], theory=True)}{_figure('front', label, caption)}"
 
 
-def _legend(study: Study) -> str:
+_TAX = (
+    "Up is better, left is cheaper; the base stands at no cost, and what lies left of it has become better there too. "
+    "Bars are 95\u202f% intervals. Ringed arms are the Pareto set of their figure, by the estimates, not the intervals."
+)
+
+
+def _tax(study: Study, drawn: dict[str, Figure]) -> str:
+    found = tax.taxed(study)
+    if not found:
+        return ""
+    shown = ["<p>What each arm gains, against what it has forgotten of what has nothing to do with its alignment.</p>"]
+    shown.append(_legend(study, [point.arm for _, _, points in found for point in points], theory=False))
+    for number, (heading, figure) in enumerate(tax.figures(study), 1):
+        drawn[f"tax-{number}"] = figure
+        shown.append(_figure(f"tax-{number}", heading, _TAX if number == len(found) else "", heading=heading))
+    return "".join(shown)
+
+
+def _legend(study: Study, arms: Sequence[Arm], *, theory: bool) -> str:
     looks = of_curves(study)
     entries = [f"{tables.glyph(BASE)}base"]
-    for curve, arms in by_curve([p.arm for p in study.points]).items():
-        dials = dict.fromkeys(show.dial_name(arm.dial[0]) for arm in arms if arm.dial)
-        along = f" <small>along {escape(', '.join(dials))}</small>" if dials and len(arms) > 1 else ""
+    for curve, own in by_curve(list({arm.name: arm for arm in arms}.values())).items():
+        dials = dict.fromkeys(show.dial_name(arm.dial[0]) for arm in own if arm.dial)
+        along = f" <small>along {escape(', '.join(dials))}</small>" if dials and len(own) > 1 else ""
         entries.append(f"{tables.glyph(looks[curve])}{escape(curve)}{along}")
-    entries += ['<span class="ring"></span>Pareto set', '<span class="dots"></span>best-of-n in theory']
+    entries += ['<span class="ring"></span>Pareto set']
+    entries += ['<span class="dots"></span>best-of-n in theory'] if theory else []
     return _list(entries)
 
 

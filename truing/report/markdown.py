@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from truing.report import grids, ran, show, training
+from truing.report import grids, ran, show, tax, training
 from truing.report.load import RunFolder
 from truing.report.study import Study
 from truing.report.words import verdict
@@ -19,6 +19,7 @@ def page(study: Study) -> str:
     parts += ["## Measures", _measures(study), _FOOT]
     if study.points:
         parts += ["## Pareto set", _pareto(study)]
+    parts += _tax(study)
     if found := grids.tables(study):
         parts.append("## Over the whole grid")
         for title, heads, rows in found:
@@ -91,6 +92,21 @@ def _pareto(study: Study) -> str:
         point = at[name]
         lines.append(f"- {plain(name)}: win rate {show.value(point.win)}, KL {show.value(point.distance)}")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
+
+
+def _tax(study: Study) -> list[str]:
+    """The arms that nothing beats, for every tax that was measured."""
+    parts = []
+    for cost, gain, points in tax.taxed(study):
+        head, up = cost.heading, show.heading(gain)
+        lines = [
+            f"- {plain(p.arm.name)}: {up.lower()} {show.value(p.win)}, {head.lower()} {show.value(p.distance)}"
+            + (f" ({show.interval(p.distance)})" if show.interval(p.distance) else "")
+            for p in tax.undominated(study, gain, points)
+        ]
+        none = "No arm lies on this front: none gains on the base at any cost."
+        parts += [f"## {head} against {up.lower()}", "\n".join(lines) or none]
+    return parts
 
 
 def _training(study: Study) -> list[str]:

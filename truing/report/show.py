@@ -42,6 +42,10 @@ PROBES: dict[str, Probe] = {
     "perplexity": Probe("Perplexity", "on neutral text: what alignment costs elsewhere (the tax)"),
     "barrier": Probe("Barrier", "how much worse than its ends the straight path of weights from the base is, at most"),
     "barrier.midpoint": Probe("Halfway", "the loss there above the mean of the ends; below 0 is better than both"),
+    "perplexity.ratio": Probe("Perplexity, change", "the arm's perplexity on neutral text over the base's"),
+    "multiple_choice": Probe("Knowledge", "questions of general knowledge whose right choice is the likeliest a token"),
+    "multiple_choice.plain": Probe("Knowledge, in all", "the same by the log-probability of the whole choice"),
+    "multiple_choice.change": Probe("Knowledge, change", "share of right answers less the base's"),
     "forget_quality": Probe(
         "Forget quality", "p-value: is what was to be forgotten told apart from a model that never saw it?"
     ),
