@@ -1,0 +1,94 @@
+"""The k-th largest of many sizes, exactly, in little memory: counted by their leading bits, then sorted in one bin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from truing.core.lazy import torch
+
+_BINS = 1 << 15  # of sign, exponent and leading digits; a size has no sign
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Where the k largest end.
+
+    Attributes:
+        size: the k-th largest.
+        last: of those that are just as large, the position of the last one that belongs to the k; infinite where
+            all do.
+    """
+
+    size: float
+    last: float
+
+    def over(self, sizes: torch.Tensor, start: int) -> torch.Tensor:
+        """Which belong to the k largest, ``(n,)`` of booleans."""
+        if math.isinf(self.last):
+            return sizes >= self.size
+        places = torch.arange(start, start + sizes.numel(), device=sizes.device)
+        return (sizes > self.size) | ((sizes == self.size) & (places <= self.last))
+
+
+NONE, ALL = Bar(math.inf, -1), Bar(-math.inf, math.inf)
+
+
+def largest(
+    sizes: Callable[[], Iterable[tuple[int, torch.Tensor]]], ranks: Sequence[Sequence[int]], count: int
+) -> list[list[Bar]]:
+    """For every row, where its ``k`` largest numbers end, for each ``k`` of the row's ranks.
+
+    Equal numbers belong to the ``k`` in the order of their positions, so that exactly ``k`` do; numbers of size 0 are
+    taken together, since it makes no difference whether they are kept.
+
+    Args:
+        sizes: gives the stretches anew at every call: (position, ``(R, n)`` numbers >= 0).
+        ranks: for each of the R rows, ``k`` of 0 to ``count``.
+        count: numbers of a row.
+    """
+    counts = torch.zeros(len(ranks), _BINS, dtype=torch.int64)
+    open_ranks = [(row, k) for row, wanted in enumerate(ranks) for k in wanted if 0 < k < count]
+    rows = sorted({row for row, _ in open_ranks})
+    if rows:
+        for _, part in sizes():
+            for row in rows:
+                counts[row] += torch.bincount(_bins(part[row]), minlength=_BINS).cpu()
+    found = {pair: _bin(counts[pair[0]], pair[1]) for pair in open_ranks}
+    held: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {
+        (row, place): [] for (row, _), (place, _) in found.items() if place
+    }
+    if held:
+        for start, part in sizes():
+            for (row, place), pieces in held.items():
+                where = (_bins(part[row]) == place).nonzero().flatten()
+                pieces.append((where + start, part[row][where]))
+    bars: dict[tuple[int, int], Bar] = {}
+    for (row, k), (place, rank) in found.items():
+        bars[row, k] = _within(held[row, place], rank) if place else Bar(0.0, math.inf)
+    return [
+        [NONE if k <= 0 else ALL if k >= count else bars[row, k] for k in wanted] for row, wanted in enumerate(ranks)
+    ]
+
+
+def _bins(sizes: torch.Tensor) -> torch.Tensor:
+    """The leading 16 bits: numbers that are not negative are ordered as their bits are."""
+    whole, shift = (torch.int64, 48) if sizes.dtype == torch.float64 else (torch.int32, 16)
+    return sizes.contiguous().view(whole) >> shift
+
+
+def _bin(counts: torch.Tensor, k: int) -> tuple[int, int]:
+    """The bin of the k-th largest, and its rank among those of the bin."""
+    from_above = counts.flip(0).cumsum(0)
+    place = int(torch.searchsorted(from_above, k))
+    above = int(from_above[place - 1]) if place else 0
+    return _BINS - 1 - place, k - above
+
+
+def _within(pieces: Sequence[tuple[torch.Tensor, torch.Tensor]], rank: int) -> Bar:
+    places, sizes = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    size = float(torch.kthvalue(sizes, sizes.numel() - rank + 1).values)
+    equal = places[sizes == size]
+    wanted = rank - int((sizes > size).sum())
+    return Bar(size, math.inf if wanted == equal.numel() else int(equal[wanted - 1]))
