@@ -1,4 +1,4 @@
-"""What is wrong with a merge is told before any work, with its place and what mends it; nothing half written is left."""
+"""What is wrong with a merge is told before any work, with its place and mend; nothing half written is left."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ FINE: dict[str, Any] = {"merge_method": "linear", "models": [WEIGHTED]}
     ("changes", "told"),
     [
         ({"merge_method": "tie"}, "merge_method: there is no 'tie'. Did you mean 'ties'?"),
-        ({"merge_method": "ramplus_tl"}, "merge_method: there is no 'ramplus_tl'. Did you mean 'ram'?"),
-        ({"modle": 1}, "modle: is not known here. Did you mean 'models'?"),
+        ({"merge_method": "ramplus_tl"}, "merge_method: there is no 'ramplus_tl'. Known: arcee_fusion"),
+        ({"modle": 1}, "modle: is not known here. Did you mean 'modules'?"),
         ({"slices": [{}]}, "has models and slices. Give one of models, slices and modules."),
         ({"models": None}, "has no models. Give one of models, slices and modules."),
         ({"models": [{"modell": "m"}]}, "models[0].modell: is not known here. Did you mean 'model'?"),
@@ -106,7 +106,7 @@ def test_what_does_not_fit_the_method(
 
 def test_a_range_beyond_the_model(models: list[str], tmp_path: Path) -> None:
     raw = {"merge_method": "passthrough", "slices": [{"sources": [{"model": models[0], "layer_range": [2, 9]}]}]}
-    with pytest.raises(InputError, match="ends at 9, and .* has 4 blocks"):
+    with pytest.raises(InputError, match=r"ends at 9, and .* has 4 blocks"):
         merge(tmp_path, raw)
 
 
@@ -131,7 +131,7 @@ class TestModels:
         tensors = weights(copies[1])
         del tensors["model.norm.weight"]
         save_file(tensors, Path(copies[1]) / "model.safetensors")
-        self.refused(copies, tmp_path, "m1: lacks 1 tensors that .* has, 'model.norm.weight' first")
+        self.refused(copies, tmp_path, r"m1: lacks 1 tensors that .* has, 'model\.norm\.weight' first")
 
     def test_a_tensor_too_many(self, copies: list[str], tmp_path: Path) -> None:
         save_file({**weights(copies[1]), "more": torch.zeros(1)}, Path(copies[1]) / "model.safetensors")
@@ -183,7 +183,7 @@ class TestModels:
 
     def test_numbers_too_large_for_the_type_that_is_written(self, copies: list[str], tmp_path: Path) -> None:
         raw = two(copies, "task_arithmetic", parameters={"weight": 1e6}, out_dtype="float16")
-        with pytest.raises(InputError, match="is not finite in torch.float16, though its sources are"):
+        with pytest.raises(InputError, match=r"is not finite in torch.float16, though its sources are"):
             merge(tmp_path / "run", raw)
 
 

@@ -236,7 +236,7 @@ def test_the_command_line(models: list[str], tmp_path: Path, capsys: pytest.Capt
 
 def test_a_plan_reads_no_weight(models: list[str]) -> None:
     """All that is decided before any work begins is decided from headers."""
-    made = plan(parse_merge(two(models, "slerp", models=[{"model": models[1]}], parameters={"t": [0, 1]})))
+    made = plan(parse_merge({**two(models, "slerp", parameters={"t": [0, 1]}), "models": [{"model": models[1]}]}))
     assert len(made.blend) == len(weights(models[0]))
     depths = {part.depth for part in made.blend.parts.values()}
     assert sorted(depths) == pytest.approx([0, 1 / 3, 2 / 3, 1])

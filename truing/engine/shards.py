@@ -98,7 +98,7 @@ class Shards(Tensors):
         spec, place = self._specs[name], self._places[name]
         size = spec.dtype.itemsize
         raw = torch.empty((stop - start) * size, dtype=torch.uint8)
-        view, offset = memoryview(raw.numpy()), place.offset + start * size
+        view, offset = raw.numpy().data, place.offset + start * size
         while len(view):
             got = os.preadv(place.file, [view], offset)
             if not got:

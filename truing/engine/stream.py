@@ -140,7 +140,7 @@ class _Write:
         for start, piece in self.tensors.pieces(self.name):
             if stopped.is_set():
                 return
-            raw = memoryview(piece.contiguous().view(torch.uint8).numpy())
+            raw = piece.contiguous().view(torch.uint8).numpy().data
             _put(self.file, raw, offset + start * spec.dtype.itemsize)
             _begin_to_settle(self.file, offset + start * spec.dtype.itemsize, len(raw))
             written += len(raw)

@@ -79,6 +79,14 @@ class Tensors(Named):
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.read(name)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of that name; a plain mapping would make it to find out."""
+        try:
+            self.spec(str(name))
+        except KeyError:
+            return False
+        return True
+
 
 class Held(Tensors):
     """Tensors that are in memory already."""

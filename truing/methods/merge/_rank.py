@@ -56,14 +56,12 @@ def largest(
             for row in rows:
                 counts[row] += torch.bincount(_bins(part[row]), minlength=_BINS).cpu()
     found = {pair: _bin(counts[pair[0]], pair[1]) for pair in open_ranks}
-    held: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {
-        (row, place): [] for (row, _), (place, _) in found.items() if place
-    }
+    held = {(row, place): _Held.of(int(counts[row, place])) for (row, _), (place, _) in found.items() if place}
     if held:
         for start, part in sizes():
-            for (row, place), pieces in held.items():
+            for (row, place), inside in held.items():
                 where = (_bins(part[row]) == place).nonzero().flatten()
-                pieces.append((where + start, part[row][where]))
+                inside.add(where + start, part[row][where])
     bars: dict[tuple[int, int], Bar] = {}
     for (row, k), (place, rank) in found.items():
         bars[row, k] = _within(held[row, place], rank) if place else Bar(0.0, math.inf)
@@ -86,8 +84,27 @@ def _bin(counts: torch.Tensor, k: int) -> tuple[int, int]:
     return _BINS - 1 - place, k - above
 
 
-def _within(pieces: Sequence[tuple[torch.Tensor, torch.Tensor]], rank: int) -> Bar:
-    places, sizes = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+@dataclass
+class _Held:
+    """The numbers of one bin. Their memory is taken at once: pieces that stay between stretches that go would leave
+    holes."""
+
+    places: torch.Tensor
+    sizes: torch.Tensor
+    filled: int = 0
+
+    @classmethod
+    def of(cls, count: int) -> _Held:
+        return cls(torch.empty(count, dtype=torch.int64), torch.empty(count, dtype=torch.float64))
+
+    def add(self, places: torch.Tensor, sizes: torch.Tensor) -> None:
+        end = self.filled + places.numel()
+        self.places[self.filled : end], self.sizes[self.filled : end] = places, sizes
+        self.filled = end
+
+
+def _within(held: _Held, rank: int) -> Bar:
+    places, sizes = held.places, held.sizes
     size = float(torch.kthvalue(sizes, sizes.numel() - rank + 1).values)
     equal = places[sizes == size]
     wanted = rank - int((sizes > size).sum())

@@ -32,7 +32,7 @@ def summed(models: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
     if not used:
         return torch.zeros_like(models[0])
     (weight, first), *others = used
-    total = first.clone() if weight == 1 else first * weight
+    total: torch.Tensor = first.clone() if weight == 1 else first * weight
     for weight, model in others:
         total.add_(model, alpha=weight)
     return total
@@ -83,4 +83,4 @@ class AroundMethod(MergeMethod):
     def blend(self, at: Stretch, found: list[float]) -> torch.Tensor:
         if self.origin == "zero":
             return summed(at.donors, found)
-        return at.base + self.lambda_ * summed(at.deltas, found)
+        return torch.add(at.base, summed(at.deltas, found), alpha=self.lambda_)

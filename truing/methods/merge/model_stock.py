@@ -56,9 +56,11 @@ class ModelStock(MergeMethod):
 
     def blend(self, at: Stretch, found: Sequence[float] | None) -> torch.Tensor:
         ratio: Any = found[0] if found is not None else self._by_row(at)
-        return at.base + self.lambda_ * ratio * at.deltas.mean(0)
+        step: torch.Tensor = ratio * at.deltas.mean(0)
+        return at.base + self.lambda_ * step
 
     def _by_row(self, at: Stretch) -> torch.Tensor:
         rows = at.deltas.reshape(len(at.deltas), *(at.base.shape or (1,))).movedim(0, -2)  # (*S but its last, N, n)
         ratio = stock_ratio(mean_cosine(rows @ rows.mT), count=len(at.deltas))
-        return ratio[..., None] if at.base.ndim else ratio
+        made: torch.Tensor = ratio[..., None] if at.base.ndim else ratio
+        return made

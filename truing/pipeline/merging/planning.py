@@ -88,10 +88,10 @@ class _Planner:
         for part in slices:
             for number, offset, depth in self._blocks(part):
                 places = [(source.layers or (0, 0))[0] + offset for source in part.sources]
-                lead = self.models[part.sources[0].model]
-                self.layers.append((lead, places[0]))
+                lead, place = self.models[part.sources[_lead(part)].model], places[_lead(part)]
+                self.layers.append((lead, place))
                 for name in lead.tensors:
-                    if block(name) == places[0]:
+                    if block(name) == place:
                         self._add(renumbered(name, number), name, part, places, depth)
         for name in self._outside(slices[-1]):
             if not _before(name):
@@ -124,7 +124,7 @@ class _Planner:
             if source.layers and source.layers[1] > blocks:
                 fact = f"ends at {source.layers[1]}, and {source.model} has {blocks} blocks"
                 self.faults.append(Fault(f"{source.place}.layer_range", fact, f"End at {blocks} at most."))
-        lead = self.models[sources[0].model]
+        lead = self.models[base if base in known else known[0]]
         for model in dict.fromkeys(self.models[name].name for name in known):
             other = next(self.models[name] for name in known if self.models[name].name == model)
             self.faults += surplus(lead, other, blocks=self.config.whole)
@@ -138,7 +138,7 @@ class _Planner:
             yield len(self.layers), offset, offset / (end - begin - 1) if end - begin > 1 else 1.0
 
     def _outside(self, part: Slice) -> list[str]:
-        return [name for name in self.models[part.sources[0].model].tensors if block(name) is None]
+        return [name for name in self.models[part.sources[_lead(part)].model].tensors if block(name) is None]
 
     def _add(self, out: str, lead: str, part: Slice, places: Sequence[int | None], depth: float) -> None:
         """One tensor: its sources, the method with the settings that hold here, and its type."""
@@ -147,11 +147,12 @@ class _Planner:
             model = self.models[source.model]
             name = model.named(lead if place is None else renumbered(lead, place))
             sources.append(Source(self.tensors[source.model], name, model.name))
+        own = sources[_lead(part)]
         shapes = {source.model: source.spec().shape for source in sources}
-        odd = [f"{shape} in {model}" for model, shape in shapes.items() if shape != sources[0].spec().shape]
+        odd = [f"{shape} in {model}" for model, shape in shapes.items() if shape != own.spec().shape]
         if odd:
             if len(self.faults) < _MOST:
-                fact = f"is {sources[0].spec().shape} in {sources[0].model}, and {odd[0]}"
+                fact = f"is {own.spec().shape} in {own.model}, and {odd[0]}"
                 self.faults.append(Fault(out, fact, "Merge models of one architecture."))
             return
         at = next((i for i, source in enumerate(part.sources) if source.model == part.base_model), None)
@@ -221,6 +222,11 @@ class _Planner:
             if isinstance(value, list) and len(value) == before and key != "architectures":
                 found[key] = [model.config.get(key, value)[place] for model, place in self.layers]
         return found
+
+
+def _lead(part: Slice) -> int:
+    """Which of a slice's models says what tensors there are: its base, or else the first."""
+    return next((i for i, source in enumerate(part.sources) if source.model == part.base_model), 0)
 
 
 def _before(name: str) -> bool:

@@ -212,11 +212,11 @@ class _Reader:
         layers = None
         if ranged:
             value = row.get("layer_range")
-            whole = isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)
-            if not whole or not 0 <= value[0] < value[1]:
+            given = value if isinstance(value, list) and all(type(part) is int for part in value) else []
+            if len(given) != 2 or not 0 <= given[0] < given[1]:
                 self.fault(f"{place}.layer_range", f"is {value!r}", "Give [first, last + 1].")
                 return None
-            layers = (value[0], value[1])
+            layers = (given[0], given[1])
         return Entry(model, layers, self.parameters(row, f"{place}.", own=True), place)
 
     def reference(self, value: Any, place: str) -> Reference | None:

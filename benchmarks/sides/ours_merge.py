@@ -1,0 +1,29 @@
+"""Our side of merging: mergekit's YAML through the streaming engine, to a model's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.side import Clock, job, tell
+
+
+def main() -> None:
+    """Merge one file after the other; loading the libraries is timed apart."""
+    work = job()
+    with Clock() as loading:
+        import torch
+
+        from truing.core.run import Quiet
+        from truing.pipeline.merging import Options, run
+
+        torch.zeros(1)
+    told = []
+    for merge in work["merges"]:
+        with Clock() as clock:
+            run(Path(merge["file"]), Path(merge["out"]), options=Options(), log=Quiet())
+        told.append(clock.seconds)
+    tell(seconds=loading.seconds + sum(told), work_seconds=sum(told), each=told)
+
+
+if __name__ == "__main__":
+    main()
