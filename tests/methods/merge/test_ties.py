@@ -61,3 +61,23 @@ def test_many_numbers_over_several_stretches(dtype: torch.dtype) -> None:
     kept = made != 0
     assert int(kept.sum()) == int(0.3 * size)
     assert float(delta[kept].abs().min()) >= float(delta[~kept].abs().max())
+
+
+@pytest.mark.parametrize("kind", ["even", "sorted", "few values", "zeros"])
+def test_the_bar_is_the_sorted_ones_whatever_the_sample_says(kind: str) -> None:
+    """Where the sample is right, where it is far off, and where there is nothing to tell sizes apart."""
+    from truing.methods.merge._rank import largest
+
+    sizes = torch.randn(400_000, generator=torch.Generator().manual_seed(0)).abs()
+    sizes = {"even": sizes, "sorted": sizes.sort().values, "few values": (sizes * 3).floor(), "zeros": sizes * 0}[kind]
+    ranks = [1, 7, 1000, 123_456, 399_999]
+    ordered = sizes.sort(descending=True).values
+    for sample in (None, sizes[None, ::40], sizes[None, :10_000]):
+        (bars,) = largest(
+            lambda: [(0, sizes[None, :250_000]), (250_000, sizes[None, 250_000:])], [ranks], len(sizes), sample
+        )
+        for k, bar in zip(ranks, bars, strict=True):
+            kept = bar.over(sizes, 0)
+            if kind != "zeros":
+                assert int(kept.sum()) == k or bar.size == 0
+            assert bar.size == float(ordered[k - 1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +16,7 @@ from truing.engine.tensors import STRETCH, Held, Spec, Tensors
 if TYPE_CHECKING:
     from truing.methods.merge._family import MergeMethod
 
+_RUN = 1 << 10  # numbers of a run of a sample
 _SPARE = 5  # tensors beside the sources that a method which sees a tensor whole may hold, about
 
 
@@ -87,14 +88,16 @@ class Site:
         for start in range(0, max(self.size, 1), step):
             yield self._stretch(start, min(start + step, self.size))
 
+    def sample(self, size: int) -> Iterator[Stretch]:
+        """About ``size`` numbers of a tensor that is cut, in short runs from the beginning to the end."""
+        step = max(_RUN * self.size // size, _RUN)
+        for start in range(0, self.size, step):
+            yield self._stretch(start, min(start + _RUN, self.size))
+
     def _stretch(self, start: int, stop: int) -> Stretch:
         shape = (stop - start,) if self.cut else self.shape
-        base, *donors = self.sources
-        own = base.tensors.stretch(base.name, start, stop).to(self.dtype).reshape(shape)
-        theirs = torch.empty(len(donors), *shape, dtype=self.dtype, device=own.device)
-        for row, source in zip(theirs, donors, strict=True):
-            row.copy_(source.tensors.stretch(source.name, start, stop).reshape(shape))
-        return Stretch(self, start, own, theirs)
+        own, *theirs = (source.tensors.stretch(source.name, start, stop).reshape(shape) for source in self.sources)
+        return Stretch(self, start, own.to(self.dtype), tuple(theirs))
 
 
 @dataclass(frozen=True)
@@ -104,18 +107,30 @@ class Stretch:
     Attributes:
         start: position of the first one in the flattened tensor.
         base: ``(*S)``, not to be written to.
-        donors: ``(K, *S)``, not to be written to.
+        given: the donors' numbers as they are stored, each ``(*S)``.
     """
 
     site: Site
     start: int
     base: torch.Tensor
-    donors: torch.Tensor
+    given: tuple[torch.Tensor, ...]
+
+    @cached_property
+    def donors(self) -> torch.Tensor:
+        """``(K, *S)`` in the type of the base, not to be written to."""
+        return self._rows(lambda donor, row: row.copy_(donor))
 
     @cached_property
     def deltas(self) -> torch.Tensor:
-        """Donor minus base, ``(K, *S)``."""
-        return self.donors - self.base
+        """Donor minus base, ``(K, *S)``, not to be written to."""
+        kind, place = self.base.dtype, self.base.device
+        return self._rows(lambda donor, row: torch.sub(donor.to(place, kind), self.base, out=row))
+
+    def _rows(self, fill: Callable[[torch.Tensor, torch.Tensor], object]) -> torch.Tensor:
+        made = torch.empty(len(self.given), *self.base.shape, dtype=self.base.dtype, device=self.base.device)
+        for donor, row in zip(self.given, made, strict=True):
+            fill(donor, row)
+        return made
 
     @property
     def models(self) -> torch.Tensor:

@@ -48,7 +48,7 @@ class DellaMethod(SparseMethod):
         return False  # a rank is one among its row
 
     def keep(self, at: Stretch, found: Any) -> torch.Tensor | None:
-        count = len(at.donors)
+        count = len(at.given)
         shares = list(zip(each(self.density, count), each(self.epsilon, count), strict=True))
         for density, epsilon in shares:
             if density < 1 and (density - epsilon < 0 or density + epsilon > 1):
@@ -56,10 +56,10 @@ class DellaMethod(SparseMethod):
                 raise bad(self.card.name, fact, "Give a smaller epsilon.")
         if all(density >= 1 for density, _ in shares):
             return None
-        kept = torch.ones(at.donors.shape, dtype=torch.bool, device=at.donors.device)
+        kept = torch.ones(at.deltas.shape, dtype=torch.bool, device=at.base.device)
         for donor, (density, epsilon) in enumerate(shares):
             if density < 1:
-                stream = torch.Generator(at.donors.device).manual_seed(at.site.rng.child(donor).integer())
+                stream = torch.Generator(at.base.device).manual_seed(at.site.rng.child(donor).integer())
                 chances = keep_probabilities(at.deltas[donor], density=density, epsilon=epsilon)
                 kept[donor] = torch.bernoulli(chances, generator=stream).bool()
         return kept

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
-from truing.core.lazy import torch
+from truing.core.lazy import F, torch
 from truing.methods.merge._blend import Site, Stretch
 from truing.methods.merge._rank import Bar, largest
+
+_LEAST, _MOST = 1 << 16, 1 << 20  # numbers of a sample
 
 
 def bars(site: Site, ranks: Sequence[Sequence[int]]) -> list[list[Bar]]:
@@ -16,7 +19,11 @@ def bars(site: Site, ranks: Sequence[Sequence[int]]) -> list[list[Bar]]:
         for at in site.stretches():
             yield at.start, at.deltas.abs().flatten(1)
 
-    return largest(sizes, ranks, site.size)
+    wanted = min(max(site.size >> 6, _LEAST), _MOST)
+    if site.size < 4 * wanted or not site.cut:
+        return largest(sizes, ranks, site.size)
+    sample = torch.cat([at.deltas.abs() for at in site.sample(wanted)], 1)
+    return largest(sizes, ranks, site.size, sample)
 
 
 def trimmed(at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor | None:
@@ -31,6 +38,17 @@ def trimmed(at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor | None:
             kept &= ~above.over(sizes, at.start)
         rows.append(kept.reshape(delta.shape))
     return torch.stack(rows)
+
+
+def shrunk(at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor | None:
+    """The differences with zeros for what :func:`trimmed` leaves out; None where a mask is needed to say it."""
+    if any(len(row) > 1 or not math.isinf(row[0].last) for row in found):
+        return None
+    made = torch.empty_like(at.deltas)
+    for delta, row, (bar,) in zip(at.deltas, made, found, strict=True):
+        below = torch.nextafter(torch.tensor(bar.size, dtype=delta.dtype), torch.tensor(-1.0, dtype=delta.dtype))
+        row.copy_(delta) if bar.size <= 0 else row.copy_(F.hardshrink(delta, float(below)))
+    return made
 
 
 def outlier_ranks(count: int, density: float, gamma: float) -> list[int]:

@@ -36,7 +36,10 @@ NONE, ALL = Bar(math.inf, -1), Bar(-math.inf, math.inf)
 
 
 def largest(
-    sizes: Callable[[], Iterable[tuple[int, torch.Tensor]]], ranks: Sequence[Sequence[int]], count: int
+    sizes: Callable[[], Iterable[tuple[int, torch.Tensor]]],
+    ranks: Sequence[Sequence[int]],
+    count: int,
+    sample: torch.Tensor | None = None,
 ) -> list[list[Bar]]:
     """For every row, where its ``k`` largest numbers end, for each ``k`` of the row's ranks.
 
@@ -47,7 +50,54 @@ def largest(
         sizes: gives the stretches anew at every call: (position, ``(R, n)`` numbers >= 0).
         ranks: for each of the R rows, ``k`` of 0 to ``count``.
         count: numbers of a row.
+        sample: some of the numbers, ``(R, s)``. It says about where to look, which saves a pass over the rest; where it
+            is wrong, everything is counted.
     """
+    bars = None if sample is None else _bracketed(sizes, ranks, count, sample)
+    bars = bars or _counted(sizes, ranks, count)
+    return [
+        [NONE if k <= 0 else ALL if k >= count else bars[row, k] for k in wanted] for row, wanted in enumerate(ranks)
+    ]
+
+
+def _bracketed(
+    sizes: Callable[[], Iterable[tuple[int, torch.Tensor]]],
+    ranks: Sequence[Sequence[int]],
+    count: int,
+    sample: torch.Tensor,
+) -> dict[tuple[int, int], Bar] | None:
+    """One pass: count what is above a bracket around each bar, and keep what is in it; None where a bar is in none."""
+    size = sample.shape[1]
+    brackets: dict[tuple[int, int], tuple[float, float]] = {}
+    held: dict[tuple[int, int], _Held] = {}
+    for row, wanted in enumerate(ranks):
+        ordered = sample[row].sort(descending=True).values
+        for k in (k for k in wanted if 0 < k < count):
+            share = k / count
+            slack = 6 * math.sqrt(size * share * (1 - share)) + 16
+            high, low = int(share * size - slack), int(share * size + slack)
+            if high < 0 or low >= size or float(ordered[low]) <= 0:
+                return None
+            brackets[row, k] = float(ordered[low]), float(ordered[high])
+            held[row, k] = _Held.of(2 * (low - high) * count // size)  # twice what is expected there
+    above = dict.fromkeys(brackets, 0)
+    for start, part in sizes():
+        for (row, k), (least, most) in brackets.items():
+            inside = (part[row] >= least).logical_and_(part[row] <= most).nonzero().flatten()
+            above[row, k] += int((part[row] > most).sum())
+            if held[row, k].filled + inside.numel() > held[row, k].sizes.numel():
+                return None
+            held[row, k].add(inside + start, part[row][inside])
+    rests = {pair: pair[1] - over for pair, over in above.items()}
+    if any(not 0 < rest <= held[pair].filled for pair, rest in rests.items()):
+        return None
+    return {pair: _within(held[pair], rest) for pair, rest in rests.items()}
+
+
+def _counted(
+    sizes: Callable[[], Iterable[tuple[int, torch.Tensor]]], ranks: Sequence[Sequence[int]], count: int
+) -> dict[tuple[int, int], Bar]:
+    """Two passes: count by leading bits, then keep what shares them with the bar."""
     counts = torch.zeros(len(ranks), _BINS, dtype=torch.int64)
     open_ranks = [(row, k) for row, wanted in enumerate(ranks) for k in wanted if 0 < k < count]
     rows = sorted({row for row, _ in open_ranks})
@@ -65,9 +115,7 @@ def largest(
     bars: dict[tuple[int, int], Bar] = {}
     for (row, k), (place, rank) in found.items():
         bars[row, k] = _within(held[row, place], rank) if place else Bar(0.0, math.inf)
-    return [
-        [NONE if k <= 0 else ALL if k >= count else bars[row, k] for k in wanted] for row, wanted in enumerate(ranks)
-    ]
+    return bars
 
 
 def _bins(sizes: torch.Tensor) -> torch.Tensor:
@@ -104,7 +152,7 @@ class _Held:
 
 
 def _within(held: _Held, rank: int) -> Bar:
-    places, sizes = held.places, held.sizes
+    places, sizes = held.places[: held.filled], held.sizes[: held.filled]
     size = float(torch.kthvalue(sizes, sizes.numel() - rank + 1).values)
     equal = places[sizes == size]
     wanted = rank - int((sizes > size).sum())

@@ -47,20 +47,18 @@ def mix(
     Returns:
         ``(*S)``.
     """
-    scale = column([w * f for w, f in zip(weights, factors, strict=True)], deltas)
-    parts = deltas * scale
+    parts = deltas * column([w * f for w, f in zip(weights, factors, strict=True)], deltas)
     if kept is not None:
         parts.mul_(kept)
     if not agree:
         total = sum(weights)
         return parts.sum(0) / (total if normalize and abs(total) >= 1e-8 else 1.0)
-    elected = parts.sum(0) >= 0
-    agreeing = torch.where(elected, parts > 0, parts < 0)
-    mixed = parts.mul_(agreeing).sum(0)
+    sign = torch.ones_like(parts[0]).copysign_(parts.sum(0))
+    mixed = parts.mul_(sign).relu_().sum(0).mul_(sign)  # what agrees with the elected sign is positive now
     if not normalize:
         return mixed
-    divisor = (agreeing * column(weights, deltas)).sum(0)
-    return mixed / divisor.masked_fill_(divisor == 0, 1.0)
+    divisor = parts.sign_().mul_(column(weights, deltas)).sum(0)
+    return mixed.div_(divisor.masked_fill_(divisor == 0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -104,6 +102,10 @@ class VectorMethod(MergeMethod):
         """Which numbers of the task vectors are kept, ``(K, *S)`` of booleans; None for all."""
         return None
 
+    def thin(self, at: Stretch, found: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The task vectors, and what is still to be left out of them; a member may know a shorter way than a mask."""
+        return at.deltas, self.keep(at, found)
+
     def factors(self, site: Site, kept: Callable[[Stretch], torch.Tensor | None]) -> list[float]:
         """What each task vector is multiplied by after its numbers were left out."""
         return [1.0] * site.count
@@ -113,9 +115,9 @@ class VectorMethod(MergeMethod):
         return Survey(found, self.factors(site, lambda at: self.keep(at, found)))
 
     def blend(self, at: Stretch, found: Survey) -> torch.Tensor:
-        options = {"agree": self.agree, "normalize": self.normalize}
-        weights = each(self.weight, len(at.donors))
-        mixed = mix(at.deltas, self.keep(at, found.found), weights=weights, factors=found.factors, **options)
+        deltas, kept = self.thin(at, found.found)
+        weights, factors = each(self.weight, len(at.given)), found.factors
+        mixed = mix(deltas, kept, weights=weights, factors=factors, agree=self.agree, normalize=self.normalize)
         return at.base + self.lambda_ * mixed
 
 
@@ -154,8 +156,8 @@ def random_keep(at: Stretch, densities: Sequence[float]) -> torch.Tensor | None:
     """Each number with probability ``density``, from a stream of its own tensor, donor and position."""
     if all(density >= 1 for density in densities):
         return None
-    kept = torch.empty(at.donors.shape, dtype=torch.bool, device=at.donors.device)
+    kept = torch.empty(at.deltas.shape, dtype=torch.bool, device=at.base.device)
     for donor, density in enumerate(densities):
-        stream = torch.Generator(at.donors.device).manual_seed(at.site.rng.child(donor, at.start).integer())
+        stream = torch.Generator(at.base.device).manual_seed(at.site.rng.child(donor, at.start).integer())
         kept[donor].bernoulli_(density, generator=stream)
     return kept

@@ -22,4 +22,4 @@ class DareLinear(SparseMethod):
     rescale: Rescale = "expectation"
 
     def keep(self, at: Stretch, found: Any) -> torch.Tensor | None:
-        return random_keep(at, each(self.density, len(at.donors)))
+        return random_keep(at, each(self.density, len(at.given)))

@@ -24,4 +24,4 @@ class DareTies(SparseMethod):
     rescale: Rescale = "expectation"
 
     def keep(self, at: Stretch, found: Any) -> torch.Tensor | None:
-        return random_keep(at, each(self.density, len(at.donors)))
+        return random_keep(at, each(self.density, len(at.given)))

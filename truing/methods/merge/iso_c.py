@@ -20,7 +20,8 @@ def iso_c_merge(deltas: torch.Tensor) -> torch.Tensor:
         ``(n, m)``, all of whose singular values are one.
     """
     left, values, right = torch.linalg.svd(deltas.sum(0), full_matrices=False)
-    return values.mean() * left @ right
+    made: torch.Tensor = values.mean() * left @ right
+    return made
 
 
 @method(paper="arXiv:2502.04959", dial="lambda_", neutral={"lambda_": 0.0})

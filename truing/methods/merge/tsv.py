@@ -27,13 +27,15 @@ def tsv_merge(deltas: torch.Tensor) -> torch.Tensor:
     left, values, right = torch.linalg.svd(deltas, full_matrices=False)
     sides = [torch.cat(list(left[:, :, :rank]), 1), torch.cat(list(right.mT[:, :, :rank]), 1)]
     scaled, plain = (nearest_orthogonal(side) for side in sides)
-    return scaled @ (values[:, :rank].reshape(-1, 1) * plain.T)
+    made: torch.Tensor = scaled @ (values[:, :rank].reshape(-1, 1) * plain.T)
+    return made
 
 
 def nearest_orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """``P Q^T`` of the decomposition ``P D Q^T``: the nearest matrix with orthonormal columns. Schonemann 1966."""
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left @ right
+    made: torch.Tensor = left @ right
+    return made
 
 
 @method(paper="arXiv:2412.00081", dial="lambda_", neutral={"lambda_": 0.0})
