@@ -129,3 +129,11 @@ def test_the_most_common_chat_template(folders: tuple[str, str, int], tmp_path: 
     (Path(b) / "chat_template.jinja").write_text("{{ other }}")
     merge(tmp_path / "m", rows(a, b, tokenizer_source="union", chat_template="{{ mine }}"))
     assert (tmp_path / "m" / "out" / "chat_template.jinja").read_text() == "{{ mine }}"
+
+
+def test_a_tokenizer_may_come_from_a_folder_without_weights(folders: tuple[str, str, int], tmp_path: Path) -> None:
+    a, b, size = folders
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_bytes((Path(b) / "tokenizer.json").read_bytes())
+    made = merge(tmp_path / "m", rows(a, b, tokenizer_source=str(tmp_path / "tokenizer"), base_model=a))
+    torch.testing.assert_close(made[EMBEDDING][size + 1], weights(b)[EMBEDDING][size + 1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,16 @@ def test_the_command_line(models: list[str], tmp_path: Path, capsys: pytest.Capt
     told = capsys.readouterr().err
     assert "--model: is not for a merge" in told
     assert "has no field 'density'" in told
+
+
+def test_no_model_and_no_training_stack_is_loaded_to_merge(models: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "merge.yml"
+    file.write_text(yaml.safe_dump(two(models, "dare_ties", parameters={"weight": 1.0, "density": 0.5})))
+    words = ["run", str(file), "--out", str(tmp_path / "out")]
+    heavy = {"transformers", "peft", "accelerate", "datasets", "huggingface_hub", "scipy"}
+    program = f"import sys; from truing.cli import main; print(main({words!r}), *({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0"
 
 
 def test_a_plan_reads_no_weight(models: list[str]) -> None:

@@ -14,7 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from truing.core.errors import bad
@@ -51,7 +51,6 @@ class Shard:
     size: int
     offsets: dict[str, int]
     left: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def layout(tensors: Tensors, most: int = MOST) -> list[Shard]:
@@ -101,7 +100,7 @@ def write(tensors: Tensors, folder: Path, log: Log, *, most: int = MOST, workers
     if needed + _SLACK > free:
         fact = f"has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are to be written"
         raise bad(str(folder.parent), fact, "Free some space, or write elsewhere.")
-    done = [total - needed]
+    done, lock = [total - needed], threading.Lock()
     with told(folder), contextlib.ExitStack() as files:
         jobs = []
         for shard in todo:
@@ -111,10 +110,13 @@ def write(tensors: Tensors, folder: Path, log: Log, *, most: int = MOST, workers
             _put(file, shard.head, 0)
 
             def advance(size: int) -> None:
-                done[0] += size
-                log.progress("merging", done[0] / 1e6, total / 1e6, "MB")
+                with lock:
+                    done[0] += size
+                    log.progress("merging", done[0] / 1e6, total / 1e6, "MB")
 
-            jobs += [(tensors.cost(name), _Write(tensors, name, shard, file, part, advance)) for name in shard.offsets]
+            jobs += [
+                (tensors.cost(name), _Write(tensors, name, shard, file, part, advance, lock)) for name in shard.offsets
+            ]
         together(jobs, workers)
     if len(shards) > 1:
         listed = {name: shard.name for shard in shards for name in sorted(shard.offsets, key=natural)}
@@ -133,6 +135,7 @@ class _Write:
     file: int
     part: Path
     advance: Callable[[int], None]
+    lock: threading.Lock
 
     def __call__(self, stopped: threading.Event) -> None:
         spec, offset = self.tensors.spec(self.name), self.shard.offsets[self.name]
@@ -144,11 +147,10 @@ class _Write:
             _put(self.file, raw, offset + start * spec.dtype.itemsize)
             _begin_to_settle(self.file, offset + start * spec.dtype.itemsize, len(raw))
             written += len(raw)
-            with self.shard.lock:
-                self.advance(len(raw))
+            self.advance(len(raw))
         if written != spec.size:
             raise RuntimeError(f"{self.name}: {written} bytes came, {spec.size} were promised")
-        with self.shard.lock:
+        with self.lock:
             self.shard.left -= 1
             last = not self.shard.left
         if last:

@@ -53,14 +53,7 @@ class MergeMethod(Method[Editable, Editable]):
         return at.base + self.combine(at.deltas)
 
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
-        if not evidence.donors:
-            raise bad(self.card.name, "has no donors", "Give the arm 'donors:', or --donor NAME=MODEL.")
-        self.require(len(evidence.donors))
-        own = as_tensors(base.weights())
-        donors = {name: _weights(name, donor) for name, donor in evidence.donors.items()}
-        faults = [fault for name, theirs in donors.items() for fault in mismatches(f"donors.{name}", own, theirs)]
-        if faults:
-            raise InputError(*faults)
+        own, donors = checked_donors(self, base, evidence)
         deep = depths(own)
         parts = {
             name: Part(own.spec(name), Source(own, name), tuple(Source(theirs, name) for theirs in donors.values()),
@@ -88,6 +81,23 @@ class MergeMethod(Method[Editable, Editable]):
                 whom = "base and donors" if name == "weights" else "donors"
                 fact = f"{name} has {len(value)} values, and there are {count + (name == 'weights')} {whom}"
                 raise bad(self.card.name, fact, "Give one for each, or one number for all.")
+
+
+def checked_donors(method: MergeMethod, base: Editable, evidence: Evidence) -> tuple[Tensors, dict[str, Tensors]]:
+    """The tensors of base and donors, of one architecture.
+
+    Raises:
+        InputError: there are no donors, or not as many as the method takes, or their tensors are not the base's.
+    """
+    if not evidence.donors:
+        raise bad(method.card.name, "has no donors", "Give the arm 'donors:', or --donor NAME=MODEL.")
+    method.require(len(evidence.donors))
+    own = as_tensors(base.weights())
+    donors = {name: _weights(name, donor) for name, donor in evidence.donors.items()}
+    faults = [fault for name, theirs in donors.items() for fault in mismatches(f"donors.{name}", own, theirs)]
+    if faults:
+        raise InputError(*faults)
+    return own, donors
 
 
 def each(value: Each, count: int) -> list[float]:

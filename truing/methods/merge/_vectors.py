@@ -146,8 +146,9 @@ class SparseMethod(VectorMethod):
         before, after = torch.zeros(2, site.count, dtype=torch.float64)
         for at in site.stretches():
             sizes, mask = at.deltas.abs().flatten(1), kept(at)
-            before += sizes.sum(1, dtype=torch.float64)
-            after += sizes.sum(1, dtype=torch.float64) if mask is None else (sizes * mask.flatten(1)).sum(1).double()
+            before += sizes.sum(1, dtype=torch.float64).cpu()
+            left = sizes if mask is None else sizes * mask.flatten(1)
+            after += left.sum(1, dtype=torch.float64).cpu()
         small = (before < _TINY) | (after < _TINY)
         return [float(x) for x in torch.where(small, 1.0, before / after.masked_fill(small, 1.0))]
 

@@ -65,7 +65,7 @@ class Sce(MergeMethod):
             ((bar,),) = largest(sizes, [[int(varied * self.select_topk)]], site.size)
         squares = torch.zeros(site.count, dtype=torch.float64)
         for at in site.stretches():
-            squares += (at.deltas * self._selected(at, bar)).square().sum(1).double()
+            squares += (at.deltas * self._selected(at, bar)).square().sum(1, dtype=torch.float64).cpu()
         total = float(squares.sum())
         return _Found(bar, [float(s) / total if total else 1 / site.count for s in squares])
 

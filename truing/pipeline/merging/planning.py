@@ -125,9 +125,8 @@ class _Planner:
                 fact = f"ends at {source.layers[1]}, and {source.model} has {blocks} blocks"
                 self.faults.append(Fault(f"{source.place}.layer_range", fact, f"End at {blocks} at most."))
         lead = self.models[base if base in known else known[0]]
-        for model in dict.fromkeys(self.models[name].name for name in known):
-            other = next(self.models[name] for name in known if self.models[name].name == model)
-            self.faults += surplus(lead, other, blocks=self.config.whole)
+        for other in dict.fromkeys(known):
+            self.faults += surplus(lead, self.models[other], blocks=self.config.whole)
         whole = (0, lead.blocks)
         return replace(part, sources=tuple(replace(s, layers=s.layers or whole) for s in sources), base_model=base)
 
@@ -146,6 +145,9 @@ class _Planner:
         for source, place in zip(part.sources, places, strict=True):
             model = self.models[source.model]
             name = model.named(lead if place is None else renumbered(lead, place))
+            if name not in model.tensors:
+                self.faults.append(Fault(model.name, f"lacks {name}", "Merge models of one architecture."))
+                return
             sources.append(Source(self.tensors[source.model], name, model.name))
         own = sources[_lead(part)]
         shapes = {source.model: source.spec().shape for source in sources}

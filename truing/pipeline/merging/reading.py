@@ -85,11 +85,9 @@ class Config:
     raw: Mapping[str, Any]
 
     def references(self) -> list[Reference]:
-        """Every model that is named, the base first."""
+        """Every model whose weights are merged, the base first."""
         named = [self.base_model, *(part.base_model for part in self.slices)]
         named += [source.model for part in self.slices for source in part.sources]
-        source = self.tokenizer.source if self.tokenizer else None
-        named += [source] if isinstance(source, Reference) else []
         return list(dict.fromkeys(reference for reference in named if reference is not None))
 
 

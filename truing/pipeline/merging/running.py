@@ -149,6 +149,8 @@ def _record(made: Plan, options: Options) -> dict[str, Any]:
     """What the outcome was made from; ``identity`` is a digest of all that decides it."""
     inputs = {str(reference): model.identity for reference, model in made.models.items()}
     known: dict[str, Any] = {"merge": made.config.raw, "inputs": inputs, "seed": options.seed}
+    tokenizer = made.tokens.folder / "tokenizer.json"
+    known["tokenizer"] = hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer.exists() else None
     known |= {"allow_nan": options.allow_nan, "max_shard_size": options.max_shard_size, "truing": __version__}
     text = json.dumps(known, sort_keys=True, default=str)
     return {**json.loads(text), "identity": hashlib.sha256(text.encode()).hexdigest()}

@@ -11,10 +11,20 @@ from typing import Any
 
 from truing.core.errors import Fault, InputError, bad
 from truing.engine.tensors import Tensors
+from truing.models.stored import find_folder
 from truing.pipeline.merging.opening import Model
 from truing.pipeline.merging.reading import Config, TokenizerChoice
 from truing.pipeline.merging.references import Reference
-from truing.pipeline.merging.vocabulary import FILE, Filling, Reordered, Rows, Vocabulary, rows_for, union
+from truing.pipeline.merging.vocabulary import (
+    FILE,
+    Filling,
+    Reordered,
+    Rows,
+    Vocabulary,
+    read_vocabulary,
+    rows_for,
+    union,
+)
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 _MEND = "Set tokenizer_source: union (every token) or base (the base's alone)."
@@ -53,7 +63,7 @@ def align(config: Config, models: Mapping[Reference, Model], head: Model) -> Tok
     if config.tokenizer is None:
         return _as_they_are(plain, models, head)
     choice = config.tokenizer
-    source = models[choice.source] if isinstance(choice.source, Reference) else head
+    folder = find_folder(choice.source.path) if isinstance(choice.source, Reference) else head.folder
     faults = [
         Fault(model.name, f"has no {FILE} to align", "Load and save its tokenizer with transformers first.")
         for model in models.values()
@@ -68,31 +78,24 @@ def align(config: Config, models: Mapping[Reference, Model], head: Model) -> Tok
         faults.append(Fault(head.name, "has no vocab_size in its configuration", "Leave the tokenizer out."))
     if faults:
         raise InputError(*faults)
-    taking = {reference: model for reference, model in models.items() if _takes_part(config, reference)}
-    known = {str(r): (m.vocabulary, m.rows) for r, m in taking.items() if m.vocabulary is not None}
-    out = source.vocabulary or Vocabulary(source.folder, {}, {}, {})  # there is one: that was checked above
+    known = {str(r): (m.vocabulary, m.rows) for r, m in models.items() if m.vocabulary is not None}
+    out = read_vocabulary(folder)
+    if out is None:
+        raise bad(str(folder), f"has no {FILE}", "Name another model's tokenizer.")
     if choice.source == "union":
         out = union(out, list(known.values()))
     base = str(config.base_model) if config.base_model else None
-    rows = rows_for(out, known, base, _fillings(choice, taking, out), choice.pad)
-    everyone = {str(reference): model.tensors for reference, model in taking.items()}
-    plain.tensors = {
-        r: Reordered(str(r), everyone, rows, m.of_vocabulary) if r in taking else m.tensors for r, m in models.items()
-    }
-    plain.folder, plain.written = source.folder, out.raw if choice.source == "union" else None
+    rows = rows_for(out, known, base, _fillings(choice, models, out), choice.pad)
+    everyone = {str(reference): model.tensors for reference, model in models.items()}
+    plain.tensors = {r: Reordered(str(r), everyone, rows, m.of_vocabulary) for r, m in models.items()}
+    plain.folder, plain.written = folder, out.raw if choice.source == "union" else None
     plain.changes["vocab_size"] = rows.count
-    if source is not head and head.vocabulary is not None:
+    if folder != head.folder and head.vocabulary is not None:
         plain.numbers = {n: out.numbers[t] for t, n in head.vocabulary.numbers.items() if t in out.numbers}
     zeros = sum(1 for rule in rows.filled.values() if not rule.sources)
     if zeros:
         plain.notes.append(f"{zeros} tokens are in no model and have rows of zeros.")
     return plain
-
-
-def _takes_part(config: Config, reference: Reference) -> bool:
-    """Whether a model's weights are merged; one that only lends its tokenizer has no rows to align."""
-    named = {source.model for part in config.slices for source in part.sources}
-    return reference in named or reference == config.base_model
 
 
 def _as_they_are(plain: Tokens, models: Mapping[Reference, Model], head: Model) -> Tokens:
