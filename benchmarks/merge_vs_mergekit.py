@@ -10,6 +10,7 @@ every method that both compute without chance is run once on small models and th
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from harness.pairs import model_folder
 from harness.record import settle
 from harness.running import Side, alternate
 from harness.venv import peer_python
+
+from truing.core.errors import RunError
 
 MERGEKIT = "mergekit==0.1.5"
 TIMED = ("linear", "slerp", "ties", "dare_ties")
@@ -50,6 +53,8 @@ def timed(
 ) -> list[dict[str, Any]]:
     """Both sides at one merge; rows of the table. What the sides told is ``kept`` too."""
     runs = both([(method, recipe(method, models))], folder, shared, peer)
+    if failed := [f"{side}: {told[0]['errors']}" for side, told in runs.items() if told[0]["errors"]]:
+        raise RunError("; ".join(failed))
     kept |= {f"{method} of {work}, {side}": told for side, told in runs.items()}
     apart, _ = difference(str(folder / "truing" / method), str(folder / "mergekit" / method))
     for side in runs:
@@ -100,9 +105,13 @@ def agreement(model: str, folder: Path, shared: Common, peer: Path) -> list[dict
     models = made_up_models(folder, model, 3, bytes_each=4e6, kind="float32")
     merges = [(method, recipe(method, models[: NEEDS.get(method, 3)])) for method in AGREED]
     once = Common(**{**vars(shared), "repeats": 1})
-    both(merges, folder, once, peer)
+    runs = both(merges, folder, once, peer)
+    failed = {out: side for side, told in runs.items() for out in told[0]["errors"]}
     rows = []
     for method in AGREED:
+        if refused := [failed[out] for side in runs if (out := str(folder / side / method)) in failed]:
+            print(f"  {method}: refused by {', '.join(refused)}: {runs[refused[0]][0]['errors']}", file=sys.stderr)
+            continue
         apart, size = difference(str(folder / "truing" / method), str(folder / "mergekit" / method))
         rows.append({"method": method, "largest difference": apart, "largest number": size})
     return rows
@@ -120,6 +129,8 @@ def main() -> None:
     kept: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="truing-bench-") as name:
         folder = Path(name)
+        if not words.no_agreement:
+            tables["The same numbers"] = table(agreement(model, folder, shared, peer))
         places = [model, *noisy_copies(folder, model, max(counts))]
         for count in counts:
             for method in words.methods.split(","):
@@ -136,9 +147,7 @@ def main() -> None:
                 rows += timed(f"2, {words.synthetic_gb:g} GB", method, used, folder, shared, peer, kept)
             for place in made:
                 remove(place)
-        tables["Time and memory"] = table(rows)
-        if not words.no_agreement:
-            tables["The same numbers"] = table(agreement(model, folder, shared, peer))
+        tables = {"Time and memory": table(rows), **tables}
     facts = {"model": words.model, "copies": words.copies, "synthetic_gb": words.synthetic_gb, "peer": MERGEKIT}
     settle("merge_vs_mergekit", shared, work=facts, runs=kept, tables=tables)
 

@@ -15,13 +15,16 @@ def main() -> None:
         from mergekit.config import MergeConfiguration
         from mergekit.merge import run_merge
         from mergekit.options import MergeOptions
-    told = []
+    told, errors = [], {}
     for merge in work["merges"]:
         with Clock() as clock:
             config = MergeConfiguration.model_validate(yaml.safe_load(Path(merge["file"]).read_text(encoding="utf-8")))
-            run_merge(config, merge["out"], MergeOptions(quiet=True))
+            try:
+                run_merge(config, merge["out"], MergeOptions(quiet=True))
+            except Exception as error:  # told, so that the other merges are compared
+                errors[merge["out"]] = repr(error)
         told.append(clock.seconds)
-    tell(seconds=loading.seconds + sum(told), work_seconds=sum(told), each=told)
+    tell(seconds=loading.seconds + sum(told), work_seconds=sum(told), each=told, errors=errors)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,15 @@ def main() -> None:
         from truing.pipeline.merging import Options, run
 
         torch.zeros(1)
-    told = []
+    told, errors = [], {}
     for merge in work["merges"]:
         with Clock() as clock:
-            run(Path(merge["file"]), Path(merge["out"]), options=Options(), log=Quiet())
+            try:
+                run(Path(merge["file"]), Path(merge["out"]), options=Options(), log=Quiet())
+            except Exception as error:  # told, so that the other merges are compared
+                errors[merge["out"]] = repr(error)
         told.append(clock.seconds)
-    tell(seconds=loading.seconds + sum(told), work_seconds=sum(told), each=told)
+    tell(seconds=loading.seconds + sum(told), work_seconds=sum(told), each=told, errors=errors)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ def test_donors_at_right_angles_leave_the_base() -> None:
     close(merged("merge/model_stock", vector(0, 0), vector(1, 0), vector(0, 1)), [0, 0])
 
 
+def test_opposite_donors_leave_the_base() -> None:
+    close(merged("merge/model_stock", vector(1, 2), vector(2, 4), vector(0, 0)), [1, 2])
+
+
 def test_the_ratio_of_the_paper() -> None:
     """At 60 degrees between two: t = 2 cos / (1 + cos) = 2/3 of the mean."""
     made = merged("merge/model_stock", vector(0, 0), vector(1, 0), vector(0.5, 3**0.5 / 2))

@@ -18,8 +18,14 @@ def stock_ratio(cosine: Any, *, count: int) -> Any:
     Args:
         cosine: of the angle between two donors' differences from the base, the mean over pairs: a number, or a tensor.
         count: ``N`` donors.
+
+    Returns:
+        The share; 0 where opposite donors cancel out and no share would be finite.
     """
-    return count * cosine / (1 + (count - 1) * cosine)
+    below = 1 + (count - 1) * cosine
+    if isinstance(below, torch.Tensor):
+        return torch.where(below.abs() < 1e-6, 0.0, count * cosine / below)
+    return count * cosine / below if abs(below) >= 1e-6 else 0.0
 
 
 def mean_cosine(inner: torch.Tensor) -> torch.Tensor:
@@ -52,7 +58,7 @@ class ModelStock(MergeMethod):
         if self.filter_wise:
             return None
         inner = torch.tensor(products(site, deltas=True), dtype=torch.float64)
-        return [float(stock_ratio(mean_cosine(inner), count=site.count))]
+        return [float(stock_ratio(float(mean_cosine(inner)), count=site.count))]
 
     def blend(self, at: Stretch, found: Sequence[float] | None) -> torch.Tensor:
         ratio: Any = found[0] if found is not None else self._by_row(at)

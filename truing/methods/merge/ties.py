@@ -18,8 +18,8 @@ from truing.methods.merge._vectors import SparseMethod
 class Ties(SparseMethod):
     """Trims small differences, elects a sign for each number, and averages the differences that have it.
 
-    Of each task vector the ``floor(density * n)`` largest of a tensor are kept; the paper takes them over the whole
-    model, mergekit and Truing tensor by tensor.
+    Of each task vector the ``floor(density * n)`` largest of a tensor are kept, at least one; the paper takes them over
+    the whole model, mergekit and Truing tensor by tensor.
     """
 
     agree: ClassVar[bool] = True
@@ -27,7 +27,8 @@ class Ties(SparseMethod):
     normalize: bool = True
 
     def look(self, site: Site) -> list[list[Bar]]:
-        return bars(site, [[int(density * site.size)] for density in each(self.density, site.count)])
+        shares = each(self.density, site.count)
+        return bars(site, [[max(int(density * site.size), density > 0)] for density in shares])
 
     def keep(self, at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor | None:
         return trimmed(at, found)
