@@ -31,7 +31,7 @@ MERGEKIT = "mergekit==0.1.5"
 TIMED = ("linear", "slerp", "ties", "dare_ties")
 AGREED = (
     "linear", "slerp", "nuslerp", "multislerp", "karcher", "task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties",
-    "sce", "model_stock", "nearswap", "arcee_fusion", "ram", "passthrough",
+    "sce", "model_stock", "nearswap", "arcee_fusion", "ram", "ramplus_tl", "passthrough",
 )  # fmt: skip
 NEEDS = {"slerp": 2, "nearswap": 2, "arcee_fusion": 2, "nuslerp": 2, "passthrough": 1}
 """How many models a method takes, where that is not left open."""

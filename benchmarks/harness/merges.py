@@ -121,7 +121,7 @@ def recipe(method: str, models: Sequence[str]) -> dict[str, Any]:
     return made if alike else {**made, "base_model": models[0]}
 
 
-_PLAIN = ("slerp", "karcher", "passthrough", "model_stock", "nearswap", "sce", "ram", "arcee_fusion")
+_PLAIN = ("slerp", "karcher", "passthrough", "model_stock", "nearswap", "sce", "ram", "ramplus_tl", "arcee_fusion")
 
 
 def difference(left: str, right: str) -> tuple[float, float]:

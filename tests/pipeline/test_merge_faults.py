@@ -36,7 +36,7 @@ FINE: dict[str, Any] = {"merge_method": "linear", "models": [WEIGHTED]}
     ("changes", "told"),
     [
         ({"merge_method": "tie"}, "merge_method: there is no 'tie'. Did you mean 'ties'?"),
-        ({"merge_method": "ramplus_tl"}, "merge_method: there is no 'ramplus_tl'. Known: arcee_fusion"),
+        ({"merge_method": "evolve"}, "merge_method: there is no 'evolve'. Known: arcee_fusion"),
         ({"modle": 1}, "modle: is not known here. Did you mean 'modules'?"),
         ({"slices": [{}]}, "has models and slices. Give one of models, slices and modules."),
         ({"models": None}, "has no models. Give one of models, slices and modules."),

@@ -75,6 +75,7 @@ METHODS: Mapping[str, Rules] = {
     "nearswap": Rules("merge/nearswap", "needed", (1, 1), {}, {"t": REQUIRED}),
     "arcee_fusion": Rules("merge/arcee_fusion", "needed", (1, 1)),
     "ram": Rules("merge/ram", "needed", (1, None), {}, {"epsilon": 1e-5}),
+    "ramplus_tl": Rules("merge/ramplus_tl", "needed", (1, None), {}, {"r": 0.1, "alpha": 0.2, "epsilon": 1e-5}),
     "passthrough": Rules("merge/passthrough", "alike", (1, 1), {"scale": None}),
 }
 
