@@ -14,7 +14,7 @@ import truing
 from truing.core.artefact import save_policy
 from truing.core.errors import InputError
 from truing.core.evidence import Evidence
-from truing.core.method import build, find, names
+from truing.core.method import build, find
 from truing.core.policy import Sampling, user
 from truing.core.rng import Rng
 from truing.core.run import Run
@@ -22,12 +22,9 @@ from truing.engine.shards import Shards
 from truing.engine.tensors import STRETCH, Held
 from truing.models.adapted import Adapted
 from truing.models.stored import Stored, open_stored
+from truing.pipeline.merging.table import METHODS
 
-MERGES = [
-    name
-    for name in names()
-    if name.startswith("merge/") and find(name).reads == {"donors"} and hasattr(find(name), "counts")
-]
+MERGES = sorted({rules.name for rules in METHODS.values()} | {"merge/tsv", "merge/iso_c", "merge/extract_lora"})
 
 
 @pytest.fixture(scope="module")
