@@ -102,6 +102,8 @@ def both(
 
 def agreement(model: str, folder: Path, shared: Common, peer: Path) -> list[dict[str, Any]]:
     """The largest difference of every method's numbers, on small models."""
+    folder = folder / "agreement"
+    folder.mkdir()
     models = made_up_models(folder, model, 3, bytes_each=4e6, kind="float32")
     merges = [(method, recipe(method, models[: NEEDS.get(method, 3)])) for method in AGREED]
     once = Common(**{**vars(shared), "repeats": 1})

@@ -104,7 +104,7 @@ print(peak() - before, 'transformers' in sys.modules)
 """
 
 
-@pytest.mark.parametrize("name", ["merge/linear", "merge/ties"])
+@pytest.mark.parametrize("name", ["merge/ties"])
 def test_memory_does_not_grow_with_the_tensors(name: str, tmp_path: Path) -> None:
     """Three models of 100 MB in one tensor: an outcome in less memory than one of them, and without transformers."""
     from truing.engine.stream import write
