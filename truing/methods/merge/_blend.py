@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from truing.core.errors import bad
 from truing.core.lazy import torch
 from truing.core.rng import Rng
-from truing.engine.stream import one_thread
 from truing.engine.tensors import STRETCH, Held, Spec, Tensors
 
 if TYPE_CHECKING:
@@ -167,6 +166,8 @@ class Blend(Tensors):
         return part.base.spec().count * 4 * (len(sources) + _SPARE)
 
     def read(self, name: str) -> torch.Tensor:
+        from truing.engine.stream import one_thread  # only where something is merged: listing methods stays quick
+
         with torch.no_grad(), one_thread():
             return super().read(name)
 

@@ -11,7 +11,6 @@ from truing.core.lazy import torch
 from truing.core.method import Method
 from truing.core.policy import Editable
 from truing.core.run import Run
-from truing.engine.stream import gather
 from truing.engine.tensors import Tensors, as_tensors, depths
 from truing.methods.merge._blend import Blend, Part, Site, Source, Stretch
 
@@ -53,6 +52,8 @@ class MergeMethod(Method[Editable, Editable]):
         return at.base + self.combine(at.deltas)
 
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
+        from truing.engine.stream import gather
+
         own, donors = checked_donors(self, base, evidence)
         deep = depths(own)
         parts = {

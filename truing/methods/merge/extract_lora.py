@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
@@ -14,8 +14,10 @@ from truing.core.run import Run
 from truing.engine.tensors import as_tensors
 from truing.methods.merge._blend import Stretch
 from truing.methods.merge._family import MergeMethod
-from truing.models.adapters import PREFIX, Adapter
-from truing.models.local import Local
+
+if TYPE_CHECKING:
+    from truing.models.adapters import Adapter
+    from truing.models.local import Local
 
 
 def low_rank(delta: torch.Tensor, *, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,6 +58,8 @@ class ExtractLora(MergeMethod):
         return at.base + up @ down
 
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
+        from truing.models.local import Local
+
         made = super().__call__(base, evidence, run)
         if isinstance(made, Local) and isinstance(base, Local) and self.rank:
             made.adapter = self._adapter(base, made)
@@ -64,6 +68,8 @@ class ExtractLora(MergeMethod):
     def _adapter(self, base: Local, made: Local) -> Adapter:
         """The two factors of every changed matrix, from what was merged: its change has that rank already."""
         from peft import LoraConfig
+
+        from truing.models.adapters import PREFIX, Adapter
 
         own, merged = as_tensors(base.weights()), as_tensors(made.weights())
         kinds = {name: type(base.model.get_submodule(name.removesuffix(".weight"))).__name__ for name in own

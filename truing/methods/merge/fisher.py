@@ -13,7 +13,6 @@ from truing.core.lazy import torch
 from truing.core.method import method
 from truing.core.policy import Editable
 from truing.core.run import Log, Run
-from truing.engine.stream import gather
 from truing.engine.tensors import as_tensors, depths
 from truing.methods.merge._blend import Blend, Part, Source, Stretch
 from truing.methods.merge._family import MergeMethod, checked_donors
@@ -77,6 +76,8 @@ class Fisher(MergeMethod):
         return at.base + fisher_merge(at.deltas[:count], importance)
 
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
+        from truing.engine.stream import gather
+
         if not evidence.demos:
             raise bad(self.card.name, "has no demonstrations", "Give data.demos: what the models are good at.")
         own, donors = checked_donors(self, base, evidence)
