@@ -147,6 +147,25 @@ def is_recipe(target: str) -> bool:
     return target.endswith(RECIPE_SUFFIXES) or Path(target).is_file()
 
 
+def is_merge(target: str) -> bool:
+    """Whether a file is a merge in mergekit's form rather than a recipe: it has the key ``merge_method``."""
+    import yaml
+
+    if not (target.endswith(RECIPE_SUFFIXES) and Path(target).is_file()):
+        return False
+    try:
+        found = yaml.safe_load(Path(target).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(found, dict) and "merge_method" in found
+
+
+def not_for_a_merge(given: Mapping[str, object]) -> list[Fault]:
+    """Faults of options that a merge's file has no use for."""
+    mend = "The file names its models; what is made is measured with 'truing evaluate'."
+    return [Fault(f"--{name}", "is not for a merge", mend) for name in given if given[name]]
+
+
 def not_for_a_recipe(given: Mapping[str, object]) -> list[Fault]:
     """Faults of options that only a single method takes."""
     mend = "A recipe says this itself: change it there."

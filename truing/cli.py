@@ -140,21 +140,29 @@ def _methods(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     from truing import pipeline
     from truing.core.recipe import load_recipe
+    from truing.pipeline import merging
 
     faults: list[Fault] = []
     for path in args.recipes:
         try:
+            if arguments.is_merge(str(path)):
+                _told(path, merging.check(path))
+                continue
             checked = pipeline.check(load_recipe(path), lengths=args.lengths)
         except InputError as error:
             faults += [replace(fault, place=_within(path, fault.place)) for fault in error.faults]
             continue
-        print(f"{path}: no faults.")
-        for line in checked.lines:
-            print(f"  {line}")
+        _told(path, checked.lines)
         for name, ledger in checked.ledgers.items():
             terminal.show_ledger(name, ledger)
     if faults:
         raise InputError(*faults)
+
+
+def _told(path: Path, lines: Iterable[str]) -> None:
+    print(f"{path}: no faults.")
+    for line in lines:
+        print(f"  {line}")
 
 
 def _within(path: Path, place: str) -> str:
@@ -166,6 +174,9 @@ def _run(args: argparse.Namespace) -> None:
 
     faults = [] if args.out else [Fault("--out", "is missing", "Add --out DIR, the folder to write to.")]
     settings, odd = arguments.settings(args.options, args.set)
+    if arguments.is_merge(args.target):
+        _merge(args, settings, [*faults, *odd])
+        return
     read = _recipe if arguments.is_recipe(args.target) else _recipe_of_a_method
     try:
         recipe, more = read(args, settings)
@@ -176,6 +187,18 @@ def _run(args: argparse.Namespace) -> None:
     page = pipeline.run(recipe, args.out, resume=args.resume, ray=args.ray)
     if main_process():
         print(f"Report: {page}")
+
+
+def _merge(args: argparse.Namespace, settings: dict[str, object], faults: list[Fault]) -> None:
+    """A file of mergekit's, to a model's folder."""
+    from truing.pipeline import merging
+
+    given = {"model": args.model, "data": args.data, "donor": args.donor, "judge": args.judge, "probes": args.probes}
+    faults += arguments.not_for_a_merge({**given, "ray": args.ray})
+    options, odd = merging.Options.of({**settings, **({"seed": args.seed} if args.seed is not None else {})})
+    if faults := [*faults, *odd]:
+        raise InputError(*faults)
+    print(f"Model: {merging.run(Path(args.target), args.out, resume=args.resume, options=options)}")
 
 
 def _recipe(args: argparse.Namespace, settings: dict[str, object]) -> tuple[Recipe, list[Fault]]:

@@ -48,11 +48,14 @@ examples:
   truing run preference/dpo --model smollm2 --data pairs.jsonl --out runs/dpo --beta 0.05
   truing run preference/dpo --model smollm2 --data pairs.jsonl --out runs/sweep --beta '[0.05, 0.1, 0.3]'
   truing run merge/linear --model smollm2 --donor tuned=path/to/model --out runs/merged
+  truing run merge.yml --out merged                       mergekit's YAML, unchanged (docs/merging.md)
   truing run rerank/best_of_n --model smollm2 --data prompts.jsonl --judge constraints --set n=8 --out runs/best
 
 Every field of a method is an option: --beta 0.05 and --set beta=0.05 say the same; 'truing methods NAME' lists them.
 A list of numbers sweeps the field, several lists their grid. --data goes to what the method reads (pairs, demos,
 prompts ...); where it reads several kinds, say which: --data demos=FILE. A run that was stopped goes on with --resume.
+
+A merge's file (merge_method: ...) takes --seed, --max_shard_size 2GB, --threads N and --allow_nan.
 
 Many devices: 'accelerate launch -m truing run ...' trains in several processes, and --ray ADDRESS makes the arms of a
 comparison on a Ray cluster (docs/scaling.md).

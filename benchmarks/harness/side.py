@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 STATUS = Path("/proc/self/status")
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "trl", "truing")
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "trl", "mergekit", "truing")
 
 
 def job() -> dict[str, Any]:

@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 import torch
+from bags import Bag, random_bag
 from tiny import make_local, same_weights
 
 from truing.core.errors import InputError
 from truing.core.evidence import Evidence
-from truing.core.policy import Chat, Draw, Editable, Policy, Reply, Sampling, Tree, Workbench
-from truing.core.rng import Rng
+from truing.core.policy import Editable, Policy
 from truing.core.run import Run
 from truing.methods.merge.linear import Linear, linear_merge
-
-
-class Bag(Editable):
-    """Tensors by name, and nothing that could be asked of them."""
-
-    def __init__(self, **tensors: torch.Tensor) -> None:
-        self.tensors = tensors
-
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        return self.tensors
-
-    def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Bag:
-        return Bag(**weights)
-
-    def sample(self, chats: Sequence[Chat], *, n: int, sampling: Sampling, rng: Rng) -> list[list[Draw]]:
-        raise NotImplementedError
-
-    def token_logprobs(self, chats: Sequence[Chat], replies: Sequence[Reply]) -> list[torch.Tensor]:
-        raise NotImplementedError
-
-    def encode(self, chat: Chat, replies: Sequence[Reply]) -> Tree:
-        raise NotImplementedError
-
-    def open(self) -> Workbench:
-        raise NotImplementedError
-
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
-
-    @property
-    def fingerprint(self) -> str:
-        return "bag"
-
-
-def random_bag(seed: int, dtype: torch.dtype = torch.float64) -> Bag:
-    source = torch.Generator().manual_seed(seed)
-    shapes = {"scalar": (), "row": (3,), "matrix": (2, 3)}
-    return Bag(**{name: torch.randn(shape, generator=source, dtype=dtype) for name, shape in shapes.items()})
 
 
 def merge(base: Editable, *donors: Policy, weight: float) -> Mapping[str, torch.Tensor]:
@@ -196,3 +157,11 @@ def test_between_small_models_only_the_ends_are_the_models() -> None:
     halves = {name: (tensor + tuned.weights()[name]) / 2 for name, tensor in base.weights().items()}
     for name, tensor in ends[1].weights().items():
         torch.testing.assert_close(tensor, halves[name])
+
+
+def test_weights_of_all_models() -> None:
+    """``sum w_i theta_i``, over their sum or not."""
+    base, donor = Bag(w=torch.tensor([1.0, 2.0])), Bag(w=torch.tensor([5.0, -2.0]))
+    for normalize, divisor in ((True, 4.0), (False, 1.0)):
+        made = Linear(weights=(1.0, 3.0), normalize=normalize)(base, Evidence(donors={"a": donor}), Run()).weights()
+        assert made["w"].tolist() == [16 / divisor, -4 / divisor]

@@ -1,11 +1,9 @@
-"""Merging: a member combines the donors' differences from the base, tensor by tensor."""
+"""Merging: a member combines one tensor of the base with the same tensor of the donors."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from truing.core.errors import Fault, InputError, bad
 from truing.core.evidence import Evidence
@@ -13,55 +11,117 @@ from truing.core.lazy import torch
 from truing.core.method import Method
 from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.engine.tensors import Tensors, as_tensors, depths
+from truing.methods.merge._blend import Blend, Part, Site, Source, Stretch
+
+Each = float | tuple[float, ...]
+"""A setting of the donors: one number for all, or one for each in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeMethod(Method[Editable, Editable]):
-    """Adds a combination of ``K`` donors' deltas to the base. Donors are taken in the order they were named."""
+    """Combines a base with ``K`` donors, tensor by tensor. Donors are taken in the order they were named.
+
+    A member writes :meth:`combine`, or, where it needs more than differences, :meth:`blend` and :meth:`survey`.
+    """
 
     reads: ClassVar[frozenset[str]] = frozenset({"donors"})
+    counts: ClassVar[tuple[int, int | None]] = (1, None)
+    """Fewest and most donors."""
 
-    @abstractmethod
+    @property
+    def cut(self) -> bool:
+        """Whether :meth:`blend` may be given a tensor stretch by stretch: then memory does not grow with tensors."""
+        return False
+
+    def survey(self, site: Site) -> Any:
+        """What must be known of a whole tensor before its stretches are blended: a few numbers, no tensor."""
+        return None
+
     def combine(self, deltas: torch.Tensor) -> torch.Tensor:
         """From ``(K, *S)`` differences, donor minus base, in float32 or better, to the ``(*S)`` difference to apply."""
+        raise NotImplementedError
+
+    def blend(self, at: Stretch, found: Any) -> torch.Tensor:
+        """The outcome's numbers, ``(*S)``, in the type of ``at.base``.
+
+        Args:
+            at: base and donors, the whole tensor, or flat stretches of it where :attr:`cut` says so.
+            found: what :meth:`survey` gave.
+        """
+        return at.base + self.combine(at.deltas)
 
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
-        if not evidence.donors:
-            raise bad(self.card.name, "has no donors", "Give the arm 'donors:', or --donor NAME=MODEL.")
-        own = base.weights()
-        donors = {name: _weights(name, donor) for name, donor in evidence.donors.items()}
-        faults = [fault for name, theirs in donors.items() for fault in _mismatches(name, own, theirs)]
-        if faults:
-            raise InputError(*faults)
-        merged: dict[str, torch.Tensor] = {}
-        with torch.no_grad():
-            for done, (name, tensor) in enumerate(own.items()):
-                if not tensor.is_floating_point():
-                    merged[name] = tensor
-                    continue
-                wide = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
-                deltas = torch.stack([theirs[name].detach().to(wide) - wide for theirs in donors.values()])
-                merged[name] = (wide + self.combine(deltas)).to(tensor.dtype)
-                run.log.progress("merging", done + 1, len(own))
-        return base.with_weights(merged)
+        from truing.engine.stream import gather
+
+        own, donors = checked_donors(self, base, evidence)
+        deep = depths(own)
+        parts = {
+            name: Part(own.spec(name), Source(own, name), tuple(Source(theirs, name) for theirs in donors.values()),
+                       self if own.spec(name).dtype.is_floating_point else None, deep[name])
+            for name in own
+        }  # fmt: skip
+        merged = Blend(parts, run.rng("merge"))
+        lazy = isinstance(base.weights(), Tensors)
+        return base.with_weights(merged if lazy else gather(merged, run.log))
+
+    def require(self, count: int) -> None:
+        """Refuse a number of donors that the method has no meaning for.
+
+        Raises:
+            InputError: too few, too many, or not as many as there are settings for.
+        """
+        least, most = self.counts
+        if count < least or (most is not None and count > most):
+            wanted = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
+            mend = "merge/linear, merge/karcher and merge/multislerp take any number."
+            raise bad(self.card.name, f"takes {wanted} donor{'s' * (wanted != '1')} beside the base, not {count}", mend)
+        for name in self.card.fields:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and value and len(value) != count + (name == "weights"):
+                whom = "base and donors" if name == "weights" else "donors"
+                fact = f"{name} has {len(value)} values, and there are {count + (name == 'weights')} {whom}"
+                raise bad(self.card.name, fact, "Give one for each, or one number for all.")
 
 
-def _weights(name: str, donor: object) -> dict[str, torch.Tensor]:
+def checked_donors(method: MergeMethod, base: Editable, evidence: Evidence) -> tuple[Tensors, dict[str, Tensors]]:
+    """The tensors of base and donors, of one architecture.
+
+    Raises:
+        InputError: there are no donors, or not as many as the method takes, or their tensors are not the base's.
+    """
+    if not evidence.donors:
+        raise bad(method.card.name, "has no donors", "Give the arm 'donors:', or --donor NAME=MODEL.")
+    method.require(len(evidence.donors))
+    own = as_tensors(base.weights())
+    donors = {name: _weights(name, donor) for name, donor in evidence.donors.items()}
+    faults = [fault for name, theirs in donors.items() for fault in mismatches(f"donors.{name}", own, theirs)]
+    if faults:
+        raise InputError(*faults)
+    return own, donors
+
+
+def each(value: Each, count: int) -> list[float]:
+    """A setting for each of the donors."""
+    return list(value) if isinstance(value, tuple) else [value] * count
+
+
+def _weights(name: str, donor: object) -> Tensors:
     if not isinstance(donor, Editable):
         raise InputError(Fault(f"donors.{name}", "has no weights to merge", "Give a model, not a wrapped policy."))
-    return dict(donor.weights())
+    return as_tensors(donor.weights())
 
 
-def _mismatches(donor: str, own: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> list[Fault]:
+def mismatches(place: str, own: Tensors, theirs: Tensors) -> list[Fault]:
+    """Why a donor's tensors cannot be merged with the base's: other names, or the first shapes that differ."""
     odd = sorted(own.keys() ^ theirs.keys())
     if odd:
-        return [Fault(f"donors.{donor}", f"{len(odd)} tensors stand on one side only, {odd[0]!r} first", _MEND)]
-    wrong = [name for name, tensor in own.items() if tensor.shape != theirs[name].shape]
+        return [Fault(place, f"{len(odd)} tensors stand on one side only, {odd[0]!r} first", _MEND)]
+    shapes = {name: (own.spec(name).shape, theirs.spec(name).shape) for name in own}
     text = "{}: {} instead of {}"
     return [
-        Fault(f"donors.{donor}", text.format(name, tuple(theirs[name].shape), tuple(own[name].shape)), _MEND)
-        for name in wrong[:3]
-    ]
+        Fault(place, text.format(name, there, here), _MEND) for name, (here, there) in shapes.items() if here != there
+    ][:3]
 
 
 _MEND = "Merge models of one architecture and one vocabulary."

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from truing.core.lazy import torch
 from truing.core.method import method
+from truing.methods.merge._blend import Stretch
 from truing.methods.merge._family import MergeMethod
+from truing.methods.merge._vectors import column
 
 
 def linear_merge(deltas: torch.Tensor, *, weight: float) -> torch.Tensor:
@@ -20,11 +25,38 @@ def linear_merge(deltas: torch.Tensor, *, weight: float) -> torch.Tensor:
     return weight * deltas.mean(0)
 
 
+def weighted_mean(models: torch.Tensor, *, weights: Sequence[float], normalize: bool) -> torch.Tensor:
+    """``sum w_i theta_i``, divided by ``sum w_i`` where ``normalize``. Wortsman et al. 2022, arXiv:2203.05482.
+
+    Args:
+        models: ``(M, *S)``.
+
+    Returns:
+        ``(*S)``.
+    """
+    total = (models * column(weights, models)).sum(0)
+    return total / sum(weights) if normalize else total
+
+
 @method(paper="arXiv:2203.05482", dial="weight", neutral={"weight": 0.0})
 class Linear(MergeMethod):
-    """Averages base and donors: with one donor, the line between the model as it was and as it was tuned."""
+    """Averages base and donors: with one donor, the line between the model as it was and as it was tuned.
+
+    Attributes:
+        weight: of the donors' mean; the base has the rest.
+        weights: instead of ``weight``, one for the base and one for each donor.
+        normalize: divide by the sum of ``weights``.
+    """
 
     weight: float = 0.5
+    weights: tuple[float, ...] = ()
+    normalize: bool = True
 
-    def combine(self, deltas: torch.Tensor) -> torch.Tensor:
-        return linear_merge(deltas, weight=self.weight)
+    @property
+    def cut(self) -> bool:
+        return True
+
+    def blend(self, at: Stretch, found: Any) -> torch.Tensor:
+        if self.weights:
+            return weighted_mean(at.models, weights=self.weights, normalize=self.normalize)
+        return at.base + linear_merge(at.deltas, weight=self.weight)
