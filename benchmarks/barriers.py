@@ -28,12 +28,12 @@ from torch import nn
 
 from truing.core.lazy import F, torch
 from truing.core.rng import Rng
-from truing.engine.features import activation_tables, match_activations
-from truing.engine.fusion import transported
-from truing.engine.matching import match_weights
-from truing.engine.permutations import PermutationSpec, apply
-from truing.engine.singular import singular_alignment
-from truing.engine.straight import module_gradient, straight_through
+from truing.units.features import activation_tables, match_activations
+from truing.units.fusion import transported
+from truing.units.matching import match_weights
+from truing.units.permutations import PermutationSpec, apply
+from truing.units.singular import singular_alignment
+from truing.units.straight import module_gradient, straight_through
 
 Weights = Mapping[str, "torch.Tensor"]
 GRID = [i / 24 for i in range(25)]

@@ -4,7 +4,7 @@
 
 Two networks of each shape learn the same images from different seeds; or each learns five of the ten classes and has to
 tell all ten once merged. The second is brought into the first one's order by activations; then the units that are least
-alike stay separate (`truing.engine.pleas`). Images and networks are those of `barriers.py`.
+alike stay separate (`truing.units.pleas`). Images and networks are those of `barriers.py`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from harness.vision import Images, Shape, evaluated, images, shapes, trained
 from torch import nn
 
 from truing.core.lazy import torch
-from truing.engine.features import activation_tables, match_activations
-from truing.engine.partial import Partial, least_alike, unit_scores
-from truing.engine.permutations import PermutationSpec, apply
-from truing.engine.pleas import merge_modules, with_tensors
+from truing.units.features import activation_tables, match_activations
+from truing.units.partial import Partial, least_alike, unit_scores
+from truing.units.permutations import PermutationSpec, apply
+from truing.units.pleas import merge_modules, with_tensors
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 HALF = (0.5, 0.5)

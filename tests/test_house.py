@@ -22,8 +22,8 @@ from truing.core.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
-    "machine", "core", "engine", "logic", "data", "models", "judges", "methods", "probes", "report", "pipeline",
-    "arguments", "terminal", "manual", "cli", "__main__",
+    "machine", "core", "engine", "units", "logic", "data", "models", "judges", "methods", "probes", "report",
+    "pipeline", "arguments", "terminal", "manual", "cli", "__main__",
 )  # fmt: skip
 """From the bottom up: a module imports from its own layer and from those before it."""
 FOUND_BY_NAME = {("truing.core.method", "truing.methods")}

@@ -9,8 +9,8 @@ from torch import nn
 
 from truing.core.errors import bad
 from truing.core.lazy import F, torch
-from truing.engine.permutations import PermutationSpec
 from truing.models.networks import mlp, transformer
+from truing.units.permutations import PermutationSpec
 
 NAMES = {"qkv_weight": "qkv.weight", "qkv_bias": "qkv.bias", "o": "o", "up": "up", "down": "down", "norms": "one two"}
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from truing.core.errors import InputError
 from truing.core.rng import Rng
-from truing.engine.permutations import PermutationSpec, apply, invert, random
 from truing.models.networks import declare, mlp, resnet, transformer, vit
+from truing.units.permutations import PermutationSpec, apply, invert, random
 
 
 class Residual(nn.Module):

@@ -8,9 +8,9 @@ from test_architecture import CASES, logits_of, make
 
 from truing.core.errors import InputError
 from truing.core.rng import Rng
-from truing.engine.permutations import Order, PermutationSpec, apply, invert, random, same
 from truing.models.architecture import describe
 from truing.models.architectures.symmetry import permutations, scaled, turned
+from truing.units.permutations import Order, PermutationSpec, apply, invert, random, same
 
 EVERY = pytest.mark.parametrize("case", CASES)
 

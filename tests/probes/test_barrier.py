@@ -53,8 +53,8 @@ def test_a_model_and_its_reordered_copy_have_one_until_they_are_matched(tmp_path
     from truing.core.evidence import Evidence
     from truing.core.method import build
     from truing.core.rng import Rng
-    from truing.engine.permutations import apply, random
     from truing.models.movable import movable
+    from truing.units.permutations import apply, random
 
     base = make_local("llama")
     spec = movable(base)

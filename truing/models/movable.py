@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from truing.core.errors import Fault, InputError
 from truing.core.policy import Editable
-from truing.engine.permutations import Part, PermutationSpec
 from truing.models.architecture import describe
 from truing.models.architectures.symmetry import permutations
 from truing.models.local import Local
+from truing.units.permutations import Part, PermutationSpec
 
 
 def movable(policy: Editable) -> PermutationSpec:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.engine.permutations import Axes, Group, Part, PermutationSpec
+from truing.units.permutations import Axes, Group, Part, PermutationSpec
 
 Weights = Mapping[str, "torch.Tensor"]
 Follows = str | tuple[Part, ...] | None

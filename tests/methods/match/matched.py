@@ -7,9 +7,9 @@ from tiny import make_local
 from truing.core.evidence import Demo, Evidence
 from truing.core.policy import user
 from truing.core.rng import Rng
-from truing.engine.permutations import Order, apply, random
 from truing.models.local import Local
 from truing.models.movable import movable
+from truing.units.permutations import Order, apply, random
 
 CHATS = tuple(user(text) for text in ("who is in", "the thing", "say it again and at more length", "why not"))
 DEMOS = tuple(Demo(chat, reply) for chat, reply in zip(CHATS, ("the in", "a", "no one at all", "hm"), strict=True))

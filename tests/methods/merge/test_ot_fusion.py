@@ -11,8 +11,8 @@ from truing.core.evidence import Evidence
 from truing.core.method import build
 from truing.core.rng import Rng
 from truing.core.run import Run
-from truing.engine.permutations import Order, apply, random
 from truing.models.movable import movable
+from truing.units.permutations import Order, apply, random
 
 
 @pytest.mark.parametrize("residual", ["skip", "branch", "mean"])

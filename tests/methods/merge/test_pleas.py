@@ -16,10 +16,10 @@ from truing.core.evidence import Evidence
 from truing.core.policy import user
 from truing.core.rng import Rng
 from truing.core.run import Run
-from truing.engine.permutations import apply, random
 from truing.methods.merge.pleas import PLeaS
 from truing.models.local import Local
 from truing.models.movable import movable
+from truing.units.permutations import apply, random
 
 PROMPTS = tuple(user(text) for text in ("who is in", "the thing", "say it once more to the inn", "nothing"))
 TOKENS = torch.randint(4, 90, (2, 20), generator=torch.Generator().manual_seed(3))

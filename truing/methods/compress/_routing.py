@@ -9,9 +9,9 @@ from typing import Any, Literal
 from truing.core.lazy import torch
 from truing.core.policy import Tree
 from truing.core.run import Log
-from truing.engine.experts import align_experts
-from truing.engine.transport import assignment
 from truing.models.experts import Mixture, mixtures
+from truing.units.experts import align_experts
+from truing.units.transport import assignment
 
 SAMPLE = 512  # tokens that experts are compared on
 

@@ -13,9 +13,9 @@ from truing.core.lazy import torch
 from truing.core.method import Method
 from truing.core.policy import Editable, Policy
 from truing.core.run import Run
-from truing.engine.matching import Matched, shared_units
-from truing.engine.permutations import PermutationSpec, apply
 from truing.models.movable import movable, opened
+from truing.units.matching import Matched, shared_units
+from truing.units.permutations import PermutationSpec, apply
 
 Weights = Mapping[str, "torch.Tensor"]
 

@@ -12,9 +12,9 @@ from truing.core.lazy import torch
 from truing.core.method import method
 from truing.core.policy import Editable
 from truing.core.run import Run
-from truing.engine.features import activation_tables, match_activations
 from truing.methods.match._family import MatchMethod, anchored_spec, reordered
 from truing.models.local import Local
+from truing.units.features import activation_tables, match_activations
 
 
 @method(paper="arXiv:1511.07543", dial="max_prompts", neutral={"max_prompts": 0})

@@ -10,9 +10,9 @@ from truing.core.evidence import Evidence
 from truing.core.method import method
 from truing.core.policy import Editable
 from truing.core.run import Run
-from truing.engine.fusion import Residual, transported
 from truing.methods.match._family import MatchMethod
 from truing.models.movable import movable
+from truing.units.fusion import Residual, transported
 
 
 @method(paper="arXiv:2310.05719", dial="regularisation", neutral={"iterations": 0})

@@ -12,8 +12,8 @@ from truing.core.lazy import torch
 from truing.core.method import method
 from truing.core.policy import Editable, Tree
 from truing.core.run import Run
-from truing.engine.straight import straight_through
 from truing.methods.match._family import MatchMethod, Weights, anchored_spec, reordered
+from truing.units.straight import straight_through
 
 
 @method(paper="arXiv:2209.04836", dial="learning_rate", neutral={"max_steps": 0})

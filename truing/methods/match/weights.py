@@ -10,8 +10,8 @@ from truing.core.evidence import Evidence
 from truing.core.method import method
 from truing.core.policy import Editable
 from truing.core.run import Run
-from truing.engine.matching import match_weights
 from truing.methods.match._family import MatchMethod, anchored_spec, reordered
+from truing.units.matching import match_weights
 
 
 @method(paper="arXiv:2209.04836", dial="max_sweeps", neutral={"max_sweeps": 0})

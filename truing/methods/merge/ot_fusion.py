@@ -11,8 +11,8 @@ from truing.core.evidence import Evidence
 from truing.core.method import Method, method
 from truing.core.policy import Editable
 from truing.core.run import Run
-from truing.engine.fusion import Residual, fused, transported
 from truing.models.movable import movable, opened
+from truing.units.fusion import Residual, fused, transported
 
 
 @method(paper="arXiv:2310.05719", dial="weight", neutral={"weight": 0.0})

@@ -14,15 +14,15 @@ from truing.core.lazy import torch
 from truing.core.method import Method, method
 from truing.core.policy import Editable
 from truing.core.run import Run
-from truing.engine.features import activation_tables, match_activations
-from truing.engine.matching import check_alike, match_weights
-from truing.engine.partial import Partial, allotted, least_alike, unit_scores
-from truing.engine.permutations import PermutationSpec, apply
-from truing.engine.pleas import Batches, merge_modules
-from truing.engine.regress import layers
 from truing.models.architecture import Architecture, describe
 from truing.models.local import Local
 from truing.models.movable import movable, opened
+from truing.units.features import activation_tables, match_activations
+from truing.units.matching import check_alike, match_weights
+from truing.units.partial import Partial, allotted, least_alike, unit_scores
+from truing.units.permutations import PermutationSpec, apply
+from truing.units.pleas import Batches, merge_modules
+from truing.units.regress import layers
 
 WIDENED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 """Model types whose configuration says how wide an MLP is and how many heads there are, for all blocks alike."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.engine.permutations import Axes, Group, Part, PermutationSpec
 from truing.models.architecture import Architecture
 from truing.models.architectures.layout import Role, Slot, Span
+from truing.units.permutations import Axes, Group, Part, PermutationSpec
 
 
 def permutations(architecture: Architecture) -> PermutationSpec:

@@ -9,9 +9,9 @@ from typing import Any
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.engine.alignment import Table, hard, orders, solved
-from truing.engine.matching import ROUNDS, Matched, anchored, check_alike, weight_tables
-from truing.engine.permutations import Part, PermutationSpec, moved
+from truing.units.alignment import Table, hard, orders, solved
+from truing.units.matching import ROUNDS, Matched, anchored, check_alike, weight_tables
+from truing.units.permutations import Part, PermutationSpec, moved
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from widening import HALF, INPUTS, out, separated, tensors_of
 
 from truing.core.errors import InputError
 from truing.core.rng import Rng
-from truing.engine.features import activation_tables, match_activations
-from truing.engine.partial import Partial, allotted, least_alike, unit_scores
-from truing.engine.permutations import PermutationSpec, apply, random
-from truing.engine.pleas import merge_modules, with_tensors
-from truing.engine.regress import layers
 from truing.models.networks import mlp
+from truing.units.features import activation_tables, match_activations
+from truing.units.partial import Partial, allotted, least_alike, unit_scores
+from truing.units.permutations import PermutationSpec, apply, random
+from truing.units.pleas import merge_modules, with_tensors
+from truing.units.regress import layers
 
 LAYERS = ("0", "2", "4")
 BATCHES = [{"input": part} for part in INPUTS.split(16)]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from truing.core.errors import bad
 from truing.core.lazy import torch
 from truing.core.rng import Rng
-from truing.engine.matching import match_weights
-from truing.engine.permutations import Group, Order, Part, PermutationSpec, apply
+from truing.units.matching import match_weights
+from truing.units.permutations import Group, Order, Part, PermutationSpec, apply
 
 Expert = Mapping[str, "torch.Tensor"]
 """``up`` ``(I, H)`` and ``down`` ``(H, I)``; ``gate`` ``(I, H)`` and ``..._bias`` where there are any."""

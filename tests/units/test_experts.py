@@ -7,8 +7,8 @@ import torch
 
 from truing.core.errors import InputError
 from truing.core.rng import Rng
-from truing.engine.experts import align_experts, expert_spec
-from truing.engine.permutations import apply, random
+from truing.units.experts import align_experts, expert_spec
+from truing.units.permutations import apply, random
 
 
 def expert(seed: int, *, gated: bool, bias: bool = False) -> dict[str, torch.Tensor]:

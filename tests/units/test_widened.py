@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from widening import HALF, out, separated, tensors_of
 
 from truing.core.errors import InputError
-from truing.engine.partial import least_alike
-from truing.engine.pleas import merge_modules, reestimate, with_tensors
 from truing.models.networks import resnet, transformer
+from truing.units.partial import least_alike
+from truing.units.pleas import merge_modules, reestimate, with_tensors
 
 
 class Small(nn.Module):

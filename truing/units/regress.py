@@ -13,8 +13,8 @@ from typing import Any
 
 from truing.core.errors import bad
 from truing.core.lazy import F, torch
-from truing.engine.partial import MERGED, Partial, Place, writes
-from truing.engine.permutations import PermutationSpec
+from truing.units.partial import MERGED, Partial, Place, writes
+from truing.units.permutations import PermutationSpec
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from tiny import make_model
 
-from truing.engine.permutations import PermutationSpec
 from truing.models.architecture import describe
 from truing.models.architectures.symmetry import permutations
 from truing.models.networks import mlp
+from truing.units.permutations import PermutationSpec
 
 LAYERS = ("0", "2", "4")
 

@@ -7,8 +7,8 @@ import torch
 from networks import perceptron, perceptron_spec
 
 from truing.core.rng import Rng
-from truing.engine.permutations import apply, random
-from truing.engine.singular import singular_alignment
+from truing.units.permutations import apply, random
+from truing.units.singular import singular_alignment
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3])

@@ -1,7 +1,7 @@
 """Two or more networks merged into one of a wished width: alike units as one, others side by side, layers refitted.
 
 Nasery et al. 2024, arXiv:2407.02447 (PLeaS), for torch modules whose units are declared
-(:mod:`truing.models.networks`). The modules are aligned before (:mod:`truing.engine.matching`).
+(:mod:`truing.models.networks`). The modules are aligned before (:mod:`truing.units.matching`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from truing.core.errors import Fault, InputError
 from truing.core.lazy import torch
-from truing.engine.partial import Partial, merge_tensors
-from truing.engine.permutations import PermutationSpec
-from truing.engine.regress import Fitted, layers, refit
+from truing.units.partial import Partial, merge_tensors
+from truing.units.permutations import PermutationSpec
+from truing.units.regress import Fitted, layers, refit
 
 Batches = Sequence[Mapping[str, Any]]
 """The arguments of a forward pass each."""
@@ -48,7 +48,7 @@ def merge_modules(
 
     Args:
         modules: of one architecture, aligned with the first.
-        separate: group -> ``(units,)`` bool (:func:`truing.engine.partial.least_alike`).
+        separate: group -> ``(units,)`` bool (:func:`truing.units.partial.least_alike`).
         shares: of each model in what is merged; they sum to 1.
         batches: unlabelled inputs for the least squares; none leaves the block averages.
         ridge: towards the block averages, in mean squares of an input.

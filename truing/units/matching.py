@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from truing.core.errors import Fault, InputError
 from truing.core.lazy import torch
 from truing.core.rng import Rng
-from truing.engine.alignment import Family, Table, agreement, families, hard, orders, solved
-from truing.engine.permutations import Order, Part, Permutation, PermutationSpec, apply, moved
+from truing.units.alignment import Family, Table, agreement, families, hard, orders, solved
+from truing.units.permutations import Order, Part, Permutation, PermutationSpec, apply, moved
 
 Weights = Mapping[str, "torch.Tensor"]
 Mover = Callable[[str, int, "torch.Tensor"], "torch.Tensor"]

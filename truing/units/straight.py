@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from truing.core.lazy import torch
 from truing.core.rng import Rng
-from truing.engine.matching import Matched, match_weights
-from truing.engine.permutations import PermutationSpec, apply
+from truing.units.matching import Matched, match_weights
+from truing.units.permutations import PermutationSpec, apply
 
 Weights = Mapping[str, "torch.Tensor"]
 Gradient = Callable[[Weights, int], tuple[float, Weights]]

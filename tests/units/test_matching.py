@@ -11,9 +11,9 @@ from tiny import ARCHITECTURES
 
 from truing.core.errors import InputError
 from truing.core.rng import Rng
-from truing.engine.alignment import agreement, families, unit_scores
-from truing.engine.matching import inner_product, match_weights, shared_units, weight_tables
-from truing.engine.permutations import Order, apply, compose, random, same
+from truing.units.alignment import agreement, families, unit_scores
+from truing.units.matching import inner_product, match_weights, shared_units, weight_tables
+from truing.units.permutations import Order, apply, compose, random, same
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -11,10 +11,10 @@ from typing import Literal
 
 from truing.core.errors import Fault, InputError
 from truing.core.lazy import torch
-from truing.engine.alignment import Family, Plans, Solver, solved
-from truing.engine.matching import ROUNDS, anchored, weight_tables, wide
-from truing.engine.permutations import Part, PermutationSpec
-from truing.engine.transport import emd, for_inputs, for_outputs, sinkhorn
+from truing.units.alignment import Family, Plans, Solver, solved
+from truing.units.matching import ROUNDS, anchored, weight_tables, wide
+from truing.units.permutations import Part, PermutationSpec
+from truing.units.transport import emd, for_inputs, for_outputs, sinkhorn
 
 Weights = Mapping[str, "torch.Tensor"]
 Residual = Literal["skip", "branch", "mean", "identity"]

@@ -13,8 +13,8 @@ from torch import nn
 
 from truing.core.errors import InputError
 from truing.core.rng import Rng
-from truing.engine.features import Moments, activation_tables, match_activations, sites, watched
-from truing.engine.permutations import apply, compose, random, same
+from truing.units.features import Moments, activation_tables, match_activations, sites, watched
+from truing.units.permutations import apply, compose, random, same
 
 
 def tokens(count: int) -> list[dict[str, Any]]:

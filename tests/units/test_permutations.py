@@ -7,7 +7,7 @@ import torch
 
 from truing.core.errors import InputError
 from truing.core.rng import Rng
-from truing.engine.permutations import Group, Order, Part, PermutationSpec, apply, compose, invert, random, same
+from truing.units.permutations import Group, Order, Part, PermutationSpec, apply, compose, invert, random, same
 
 GROUPS = {
     "stream": Group("stream", 6, signed=True),

@@ -1,7 +1,7 @@
 """Partly merged networks: units that are alike become one, the others stay side by side.
 
 Every axis that follows a group is written as [merged | separate of model 1 | separate of model 2 | ...], the separate
-ones in the aligned order. Nasery et al. 2024, arXiv:2407.02447; its second step is :mod:`truing.engine.regress`.
+ones in the aligned order. Nasery et al. 2024, arXiv:2407.02447; its second step is :mod:`truing.units.regress`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from truing.core.errors import Fault, InputError, did_you_mean
 from truing.core.lazy import torch
-from truing.engine.alignment import Table
-from truing.engine.permutations import Axes, Part, PermutationSpec
+from truing.units.alignment import Table
+from truing.units.permutations import Axes, Part, PermutationSpec
 
 MERGED = -1
 
@@ -171,7 +171,7 @@ def unit_scores(spec: PermutationSpec, tables: Sequence[Table]) -> dict[str, tor
     """How alike the units are that stand at one place: for each group that is seen, ``(units,)``.
 
     Args:
-        tables: of aligned networks (:func:`truing.engine.features.activation_tables`); the mean over a unit's numbers,
+        tables: of aligned networks (:func:`truing.units.features.activation_tables`); the mean over a unit's numbers,
             and over the tables that see it.
     """
     found: dict[str, list[torch.Tensor]] = {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from truing.core.errors import InputError
-from truing.engine.transport import assignment, emd, for_inputs, for_outputs, gumbel, sinkhorn
+from truing.units.transport import assignment, emd, for_inputs, for_outputs, gumbel, sinkhorn
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from truing.core.lazy import torch
-from truing.engine.permutations import Group, Order, Part, Permutation, PermutationSpec
-from truing.engine.transport import assignment
+from truing.units.permutations import Group, Order, Part, Permutation, PermutationSpec
+from truing.units.transport import assignment
 
 Plans = dict[str, "torch.Tensor"]
 """``(M, N)`` for a group without leader, from source to target, signs included; ``(M', N', m, n)`` for one with a

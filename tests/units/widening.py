@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from truing.engine.partial import least_alike
-from truing.engine.permutations import PermutationSpec
+from truing.units.partial import least_alike
+from truing.units.permutations import PermutationSpec
 
 INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 HALF = (0.5, 0.5)

@@ -11,10 +11,10 @@ from tiny import ARCHITECTURES, VOCABULARY, make_model
 
 from truing.core.errors import InputError
 from truing.core.rng import Rng
-from truing.engine.fusion import fused, transported
-from truing.engine.permutations import Order, PermutationSpec, apply, random
 from truing.models.architecture import describe
 from truing.models.architectures.symmetry import permutations
+from truing.units.fusion import fused, transported
+from truing.units.permutations import Order, PermutationSpec, apply, random
 
 EXACT: dict[str, Any] = {"regularisation": 0.0, "iterations": 1, "residual": "skip"}
 TOKENS = torch.randint(4, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))

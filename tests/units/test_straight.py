@@ -7,9 +7,9 @@ from networks import forward, perceptron, perceptron_spec
 from torch import nn
 
 from truing.core.rng import Rng
-from truing.engine.matching import match_weights
-from truing.engine.permutations import apply, random, same
-from truing.engine.straight import module_gradient, straight_through
+from truing.units.matching import match_weights
+from truing.units.permutations import apply, random, same
+from truing.units.straight import module_gradient, straight_through
 
 
 def network(weights: dict[str, torch.Tensor]) -> nn.Sequential:
