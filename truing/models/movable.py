@@ -6,7 +6,6 @@ from truing.core.errors import Fault, InputError
 from truing.core.policy import Editable
 from truing.models.architecture import describe
 from truing.models.architectures.symmetry import permutations
-from truing.models.local import Local
 from truing.units.permutations import Part, PermutationSpec
 
 
@@ -16,6 +15,8 @@ def movable(policy: Editable) -> PermutationSpec:
     Raises:
         InputError: the architecture is not described.
     """
+    from truing.models.local import Local  # at first use, so that listing methods stays quick
+
     if isinstance(policy, Local):
         return permutations(describe(policy.model.config.get_text_config()))
     return PermutationSpec({}, {k: tuple((Part(n),) for n in v.shape) for k, v in policy.weights().items()})
@@ -27,6 +28,8 @@ def opened(name: str, donor: object, base: Editable) -> Editable:
     Raises:
         InputError: it has no weights, or another vocabulary: the order of tokens is what everything is matched by.
     """
+    from truing.models.local import Local
+
     if not isinstance(donor, Editable):
         raise InputError(Fault(f"donors.{name}", "has no weights to match", "Give a model, not a wrapped policy."))
     if isinstance(donor, Local) and isinstance(base, Local):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
@@ -13,8 +13,10 @@ from truing.core.method import method
 from truing.core.policy import Editable
 from truing.core.run import Run
 from truing.methods.match._family import MatchMethod, anchored_spec, reordered
-from truing.models.local import Local
 from truing.units.features import activation_tables, match_activations
+
+if TYPE_CHECKING:
+    from truing.models.local import Local
 
 
 @method(paper="arXiv:1511.07543", dial="max_prompts", neutral={"max_prompts": 0})
@@ -36,6 +38,8 @@ class ActivationMatching(MatchMethod):
         return self.max_prompts == 0
 
     def aligned(self, base: Editable, donor: Editable, evidence: Evidence, run: Run) -> Editable:
+        from truing.models.local import Local  # at first use, so that listing methods stays quick
+
         spec = anchored_spec(base, donor, self.card.name)
         tables = []
         if isinstance(base, Local) and isinstance(donor, Local):
