@@ -17,6 +17,7 @@ from typing import Any, Literal
 from truing.core.errors import bad
 from truing.core.lazy import F, torch
 from truing.models.architecture import describe
+from truing.models.architectures.layout import Sizes
 
 NOTE, COMPACT = "experts.json", "experts.safetensors"
 Storage = Literal["plain", "compact"]
@@ -79,7 +80,10 @@ class Factors:
 
 def mixtures(model: Any) -> tuple[Mixture, ...]:
     """The mixtures of a model of transformers, in order; none where it has none, or is not described."""
-    described = describe(model.config.get_text_config())
+    config = model.config.get_text_config()
+    if not Sizes.of(config).experts:
+        return ()
+    described = describe(config)
     found = []
     for block in described.mixtures:
         slot = described.slot("router", block)
