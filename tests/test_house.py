@@ -121,7 +121,7 @@ def test_every_method_has_a_test_file_a_paper_and_a_dial(name: str) -> None:
     family, member = name.split("/")
     card = find(name).card
     assert (ROOT / "tests" / "methods" / family / f"test_{member}.py").is_file()
-    assert re.match(r"arXiv:\d{4}\.\d{4,5}$|10\.\d{4,}/\S+$|.*\b(19|20)\d\d\b", card.paper), card.paper
+    assert re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.\d{4,}/\S+$|.*\b(19|20)\d\d\b", card.paper), card.paper
     assert card.dial in card.fields
     assert card.neutral
     assert card.summary

@@ -37,7 +37,7 @@ def low_rank(delta: torch.Tensor, *, rank: int) -> tuple[torch.Tensor, torch.Ten
     return up.to(delta.dtype), (up.T @ wide).to(delta.dtype)
 
 
-@method(paper="Eckart and Young 1936; LoRA: arXiv:2106.09685", dial="rank", neutral={"rank": 0})
+@method(paper="doi:10.1007/BF02288367", dial="rank", neutral={"rank": 0})
 class ExtractLora(MergeMethod):
     """Brings the donor's changes of the linear layers to a small rank; all else stays the base's.
 

@@ -21,7 +21,7 @@ def slerp_weights(inner: Products, *, t: float) -> tuple[float, float]:
     return arc(inner[0][1], inner[0][0], inner[1][1], t=t, straight=0.9995)
 
 
-@method(paper="Shoemake 1985, Animating rotation with quaternion curves", dial="t", neutral={"t": 0.0})
+@method(paper="doi:10.1145/325334.325242", dial="t", neutral={"t": 0.0})
 class Slerp(MergeMethod):
     """Walks from base to donor along the arc between them, tensor by tensor.
 
