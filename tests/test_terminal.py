@@ -19,6 +19,12 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
+@pytest.fixture(autouse=True)
+def _piped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wide as into a pipe, whatever the terminal or the runner of the tests says."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def test_methods_lists_all_or_one_family(capsys: pytest.CaptureFixture[str]) -> None:
     everything, family = printed(capsys), printed(capsys, "merge")
     assert all(everything.count(f" {name} ") == 1 for name in names())

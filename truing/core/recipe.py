@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from truing.core.chain import chain_faults
 from truing.core.errors import Fault, bad, did_you_mean
 from truing.core.evidence import FIELDS
@@ -97,6 +95,8 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         InputError: the file cannot be read, is not YAML, or is not a mapping.
     """
+    import yaml
+
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
@@ -18,7 +18,9 @@ from truing.core.run import Run
 from truing.engine.fit import Companion, Objective, Training, fit, planned
 from truing.methods.compress._routing import Routing, routing
 from truing.models.experts import Storage, mixtures
-from truing.models.local import Local
+
+if TYPE_CHECKING:
+    from truing.models.local import Local
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class CompressMethod(Training, Method[Editable, Editable]):
         return policy
 
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
+        from truing.models.local import Local  # at first use, so that listing methods stays quick
+
         if not isinstance(base, Local) or not mixtures(base.model):
             mend = "Give a mixture of experts: mixtral, qwen2_moe, qwen3_moe or olmoe."
             raise bad(self.card.name, "the base has no experts", mend)

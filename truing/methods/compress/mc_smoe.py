@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -17,7 +17,9 @@ from truing.engine.fit import Companion
 from truing.methods.compress._family import CompressMethod
 from truing.methods.compress._routing import Routing, wide
 from truing.models.experts import Factors, Made, factored, mixtures, rebuilt
-from truing.models.local import Local
+
+if TYPE_CHECKING:
+    from truing.models.local import Local
 
 MEMORY = 0.85  # of a row's score; the paper's
 
@@ -119,6 +121,8 @@ class MCSMoE(CompressMethod):
             up, down = (pruning.cut(f"{path}.{name}", getattr(mixture.experts, name)) for name in ("up", "down"))
             plain = self.storage == "plain"  # what is measured is what is saved: such a folder has no factors
             made[mixture.block] = (mixture.members, up.whole() if plain else up, down.whole() if plain else down)
+        from truing.models.local import Local  # at first use, so that listing methods stays quick
+
         done = Local(rebuilt(policy.model, made, self.storage), policy.tokenizer, name=policy.name, log=policy.log)
         done.trained_parameters = policy.trained_parameters
         return done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -15,7 +15,6 @@ from truing.core.method import Method, method
 from truing.core.policy import Editable
 from truing.core.run import Run
 from truing.models.architecture import Architecture, describe
-from truing.models.local import Local
 from truing.models.movable import movable, opened
 from truing.units.features import activation_tables, match_activations
 from truing.units.matching import check_alike, match_weights
@@ -23,6 +22,9 @@ from truing.units.partial import Partial, allotted, least_alike, unit_scores
 from truing.units.permutations import PermutationSpec, apply
 from truing.units.pleas import Batches, merge_modules
 from truing.units.regress import layers
+
+if TYPE_CHECKING:
+    from truing.models.local import Local
 
 WIDENED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 """Model types whose configuration says how wide an MLP is and how many heads there are, for all blocks alike."""
@@ -98,6 +100,8 @@ class PLeaS(Method[Editable, Editable]):
 
     def _checked(self, base: Editable) -> tuple[Local, Architecture]:
         """The base and its description, if it can be widened so."""
+        from truing.models.local import Local  # at first use, so that listing methods stays quick
+
         mend = f"It takes: {', '.join(WIDENED)}."
         if not isinstance(base, Local):
             raise bad(self.card.name, "the base is no transformer whose layers could be watched", mend)
@@ -116,6 +120,8 @@ class PLeaS(Method[Editable, Editable]):
     def _aligned(
         self, base: Local, name: str, given: object, spec: PermutationSpec, batches: Batches, run: Run
     ) -> Local:
+        from truing.models.local import Local  # at first use, so that listing methods stays quick
+
         donor = opened(name, given, base)
         if not isinstance(donor, Local):
             raise bad(f"donors.{name}", "is no transformer whose layers could be watched", "Give a model.")
@@ -157,6 +163,8 @@ def _built(
 ) -> Local:
     """A model of the new widths."""
     import transformers
+
+    from truing.models.local import Local  # at first use, so that listing methods stays quick
 
     config: Any = copy.deepcopy(base.model.config)
     sizes = described.sizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -18,7 +18,9 @@ from truing.core.run import Run
 from truing.methods.retain._recovery import Masks, Recovery, mean_state
 from truing.models.architecture import Slot, describe
 from truing.models.cut import Cut
-from truing.models.local import Local
+
+if TYPE_CHECKING:
+    from truing.models.local import Local
 
 MEND = "Give the model that was fine-tuned, in the same numbers."
 
@@ -122,6 +124,8 @@ class Recover(Method[Editable, Editable]):
         if missing:
             raise InputError(*(Fault(self.card.name, f"has no {name}", f"Give 'data.{name}'.") for name in missing))
         donor = self.donor(evidence)
+        from truing.models.local import Local  # at first use, so that listing methods stays quick
+
         if not isinstance(base, Local) or not isinstance(donor, Local):
             fact = "reads what is inside a model, and one of the two is no model with blocks"
             raise bad(self.card.name, fact, "Give local models.")
