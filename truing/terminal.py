@@ -185,7 +185,7 @@ def _gives(card: Card) -> str:
 
 
 def _dial(card: Card) -> str:
-    default = card.fields[card.dial][1]
+    default = card.defaults[card.dial]
     return card.dial if default is dataclasses.MISSING else f"{card.dial} = {default}"
 
 

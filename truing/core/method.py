@@ -13,7 +13,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
 
@@ -44,7 +44,7 @@ class Card:
         needs: the rung of the ladder that the base must stand on.
         gives: the rung, or Evidence, or Measures.
         reads, writes: fields of :class:`Evidence`.
-        fields: name -> (type, default), in the order of declaration.
+        kind: the class itself.
     """
 
     name: str
@@ -56,7 +56,17 @@ class Card:
     gives: type[Policy] | type[Evidence] | type[Measures]
     reads: frozenset[str]
     writes: frozenset[str]
-    fields: Mapping[str, tuple[Any, object]]
+    kind: type
+
+    @property
+    def defaults(self) -> Mapping[str, object]:
+        """Name -> default, in the order of declaration."""
+        return {f.name: f.default for f in dataclasses.fields(self.kind)}
+
+    @cached_property
+    def fields(self) -> Mapping[str, tuple[Any, object]]:
+        """Name -> (type, default), in the order of declaration; at first use, since a type is read from its text."""
+        return MappingProxyType({f.name: (t, f.default) for f, t in _fields(self.kind)})
 
     @property
     def family(self) -> str:
@@ -117,8 +127,7 @@ def method(*, paper: str, dial: str, neutral: Mapping[str, object]) -> Callable[
     def decorate(cls: M) -> M:
         made: Any = dataclass(frozen=True, kw_only=True)(cls)
         hints = typing.get_type_hints(made.__call__)
-        known = {f.name: (t, f.default) for f, t in _fields(made)}
-        unknown = ({dial} | set(neutral)) - set(known)
+        unknown = ({dial} | set(neutral)) - {f.name for f in dataclasses.fields(made)}
         if unknown:
             raise TypeError(f"{made.__qualname__}: dial or neutral names no field: {sorted(unknown)}")
         module = made.__module__.split(".")
@@ -132,7 +141,7 @@ def method(*, paper: str, dial: str, neutral: Mapping[str, object]) -> Callable[
             gives=hints["return"],
             reads=made.reads,
             writes=made.writes,
-            fields=MappingProxyType(known),
+            kind=made,
         )
         return cast(M, made)
 
