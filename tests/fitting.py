@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from tiny import random_trees
 
-from truing.core.policy import Tree, TreeScores
 from truing.core.run import Run
+from truing.core.trees import Tree, TreeScores
 from truing.engine.fit import Objective, Training, fit
 from truing.models.local import Local
 

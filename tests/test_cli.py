@@ -190,6 +190,12 @@ def test_evaluate_and_report_make_one_call(
     assert main(["evaluate", "m", "--probes", "length,kl", "--data", "q.jsonl", "--judge", "j", "--out", "o"]) == 0
     expected = {"model": "m", "probes": ("length", "kl"), "data": {"prompts": "q.jsonl"}, "judge": "j", "seed": 0}
     assert calls.evaluations == [expected]
+    given = ["--data", "refusal=r.jsonl", "--data", "facts=f.jsonl"]
+    assert main(["evaluate", "m", "--probes", "refusal,model_utility", *given, "--out", "o"]) == 0
+    assert calls.evaluations[-1]["data"] == {"refusal": "r.jsonl", "facts": "f.jsonl"}
+    capsys.readouterr()
+    assert main(["evaluate", "m", "--probes", "refusal", "--data", "refusals=r.jsonl", "--out", "o"]) == 2
+    assert "Did you mean 'refusal'?" in capsys.readouterr().err
     assert main(["evaluate", "m"]) == 2
     assert len(faults(capsys.readouterr().err)) == 2
 

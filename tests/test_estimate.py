@@ -13,8 +13,9 @@ import pytest
 import torch
 from tiny import make_model
 
-from truing.core.policy import Tree
-from truing.engine.score import CHUNK, score_packed
+from truing.core.trees import Tree
+from truing.engine.score import score_packed
+from truing.engine.vocabulary import CHUNK
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "estimate.py"
 
@@ -56,7 +57,7 @@ def test_activations_are_what_autograd_keeps(
     )  # fmt: skip
     shape = estimate.Shape.of(model.config.to_dict())
     trees = [Tree((4 + i,) * 32, ((5,) * 16, (6,) * 16)) for i in range(8)]  # they begin with nothing in common
-    monkeypatch.setattr("truing.engine.score.CHUNK", 1)  # of which the last is kept
+    monkeypatch.setattr("truing.engine.vocabulary.CHUNK", 1)  # of which the last is kept
     tokens = sum(tree.size for tree in trees)
     plan = estimate.Plan(bf16=bf16, pass_tokens=tokens)
     constants = replace(estimate.Constants(), logit_copies=0)

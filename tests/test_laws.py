@@ -35,6 +35,7 @@ ARCHITECTURES = {"model": "llama", "mixture": "mixtral"}
 KINDS = {
     "compress": ["mixture"],
     "merge/pleas": ["model"],
+    "merge/regmean": ["model"],
     "retain/recover": ["model"],
     "retain/alignguard_lora": ["model"],
 }

@@ -11,7 +11,7 @@ import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 
-from truing.core.policy import Tree
+from truing.core.trees import Tree
 from truing.models.local import Local
 
 LETTERS = [chr(code) for code in range(32, 127)] + ["\n"]

@@ -17,6 +17,8 @@ from truing.core.recipe import numbers
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 DATA_FIELDS = tuple(f.name for f in fields(Evidence) if f.name not in ("donors", "judge"))
+MEASURED_ON = ("prompts", "pairs", "facts", "targets", "refusal", "questions")
+"""What ``truing evaluate`` reads, under the names that a recipe's ``evaluate`` has for it."""
 
 
 def flags(parser: argparse.ArgumentParser) -> dict[str, bool]:
@@ -95,27 +97,30 @@ def settings(
     return found, faults
 
 
-def evidence(entries: Sequence[str], reads: Collection[str], reader: str) -> tuple[dict[str, object], list[Fault]]:
+def evidence(
+    entries: Sequence[str], reads: Collection[str], reader: str, kinds: Sequence[str] = DATA_FIELDS
+) -> tuple[dict[str, object], list[Fault]]:
     """Where each ``--data`` goes: to the field it names, or to the one field that a method reads.
 
     Args:
         entries: ``SOURCE`` or ``field=SOURCE``.
         reads: fields of Evidence; where none of them is data, a bare source is the prompts.
         reader: what reads it, for the messages.
+        kinds: what a source may be said to be.
     """
     found: dict[str, object] = {}
     faults = []
-    wanted = [name for name in DATA_FIELDS if name in reads] or ["prompts"]
+    wanted = [name for name in kinds if name in reads] or ["prompts"]
     for entry in entries:
         name, equals, source = entry.partition("=")
-        if not equals or (name not in DATA_FIELDS and (not name.isidentifier() or Path(entry).exists())):
+        if not equals or (name not in kinds and (not name.isidentifier() or Path(entry).exists())):
             name, source = wanted[0], entry
             if len(wanted) > 1:
                 mend = f"Say which, e.g. --data {wanted[0]}={entry}."
                 faults.append(Fault("--data", f"{reader} reads {' and '.join(wanted)}", mend))
                 continue
-        if name not in DATA_FIELDS:
-            faults.append(Fault("--data", f"{name!r} is no kind of evidence", did_you_mean(name, DATA_FIELDS)))
+        if name not in kinds:
+            faults.append(Fault("--data", f"{name!r} is no kind of evidence", did_you_mean(name, kinds)))
         elif name in found:
             faults.append(Fault("--data", f"{name} is given twice", "Give one source for each kind of evidence."))
         found[name] = source

@@ -242,7 +242,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     faults = [] if args.out else [Fault("--out", "is missing", "Add --out DIR, the folder to write to.")]
     if not args.probes:
         faults.append(Fault("--probes", "names no probe", "Add --probes, e.g. --probes length,perplexity."))
-    data, odd = arguments.evidence(args.data, ("prompts",), "truing evaluate")
+    data, odd = arguments.evidence(args.data, ("prompts",), "truing evaluate", arguments.MEASURED_ON)
     if faults := [*faults, *odd]:
         raise InputError(*faults)
     page = pipeline.evaluate(

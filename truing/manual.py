@@ -67,6 +67,9 @@ comparison on a Ray cluster (docs/scaling.md).
 examples:
   truing evaluate path/to/model --probes length,reward --data prompts.jsonl --judge constraints --out runs/measured
   truing evaluate path/to/model --probes preference --data pairs=held-out.jsonl --out runs/measured
+  truing evaluate path/to/model --probes refusal,multiple_choice --data refusal=prompts.jsonl --out runs/measured
+
+--data KIND=FILE is what probes measure on: prompts (also without a kind), pairs, facts, targets, refusal, questions.
 """,
     ),
     "report": (

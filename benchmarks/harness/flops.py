@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from truing.core.policy import Tree
+from truing.core.trees import Tree
 from truing.engine.tree import common
 
 

@@ -12,8 +12,8 @@ from ours_dpo import Steps, training
 from truing.core.errors import RunError
 from truing.core.lazy import F, torch
 from truing.core.method import build
-from truing.core.policy import TreeScores
 from truing.core.run import Quiet, Run
+from truing.core.trees import TreeScores
 from truing.data.load import load
 from truing.engine.fit import Objective, fit
 from truing.engine.memory import resident

@@ -13,10 +13,10 @@ from ours_dpo import Steps, training
 from truing.core.evidence import Evidence
 from truing.core.lazy import F, torch
 from truing.core.method import build
-from truing.core.policy import Tree
 from truing.core.run import Quiet, Run
+from truing.core.trees import Tree
 from truing.data.load import load
-from truing.engine.score import target_logprobs
+from truing.engine.vocabulary import target_logprobs
 
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear"),

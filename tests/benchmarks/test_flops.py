@@ -8,7 +8,7 @@ from harness.flops import forward_load, seen_keys, shape_of, tree_load
 from tiny import make_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from truing.core.policy import Tree
+from truing.core.trees import Tree
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt2"])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import make_exact, make_local, make_model
 
-from truing.core.policy import Opening, Tree, TreeScores, user
+from truing.core.policy import Opening, user
+from truing.core.trees import Tree, TreeScores
 from truing.engine.attack import embedding_attack, radius
 from truing.engine.score import score_packed, score_plain
 from truing.models.tabular import Tabular, TabularWorkbench

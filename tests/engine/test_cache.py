@@ -11,9 +11,10 @@ import pytest
 import torch
 from tiny import Notes, make_local, random_trees
 
-from truing.core.policy import Chat, Draw, Sampling, Tree, user
+from truing.core.policy import Chat, Draw, Sampling, user
 from truing.core.rng import Rng
 from truing.core.run import Log, Run
+from truing.core.trees import Tree
 from truing.engine.cache import digest, draws, reference_logprobs, tree_digest
 from truing.models.local import Local
 from truing.models.tabular import Tabular

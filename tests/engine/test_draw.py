@@ -12,8 +12,9 @@ from odds import allowed, chance
 from tiny import ARCHITECTURES, VOCABULARY, Notes, make_model, words
 
 from truing.core.errors import InputError, RunError
-from truing.core.policy import Draw, Sampling, Tree
+from truing.core.policy import Draw, Sampling
 from truing.core.rng import Rng
+from truing.core.trees import Tree
 from truing.engine.draw import Sampler
 from truing.engine.score import score_plain
 

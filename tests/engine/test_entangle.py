@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny import make_local, make_model
 
-from truing.core.policy import Tree, user
+from truing.core.policy import user
+from truing.core.trees import Tree
 from truing.engine import entangle
 from truing.engine.entangle import Products, exact, last_layer, last_layers
 from truing.engine.score import score_packed, score_plain

@@ -14,8 +14,8 @@ from fitting import LENGTHS, TREES, flat, likelihood, train
 from tiny import Notes, make_local, make_model, same_weights
 
 from truing.core.errors import InputError, RunError
-from truing.core.policy import Tree, TreeScores
 from truing.core.run import Run
+from truing.core.trees import Tree, TreeScores
 from truing.engine.fit import Training, split
 from truing.engine.score import score_plain
 from truing.engine.settings import learning_rate

@@ -11,7 +11,8 @@ from fitting import TREES, train
 from tiny import ARCHITECTURES, make_local, same_weights
 
 from truing.core.errors import InputError
-from truing.core.policy import Opening, Tree, Workbench
+from truing.core.policy import Opening, Workbench
+from truing.core.trees import Tree
 from truing.models.adapters import recomputing
 from truing.models.local import Local
 

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ARCHITECTURES, Notes, make_exact, make_model, random_trees
 
-from truing.core.policy import Tree, TreeScores
-from truing.engine import attend, score
+from truing.core.trees import Tree, TreeScores
+from truing.engine import attend, score, vocabulary
 from truing.engine.attend import Layout
-from truing.engine.score import Scorer, score_packed, score_plain, target_logprobs
+from truing.engine.score import Scorer, score_packed, score_plain
+from truing.engine.vocabulary import target_logprobs
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 LONG = [Tree(tuple(range(10, 30)), (tuple(range(40, 60)), tuple(range(60, 75)))), Tree((7, 8, 9), ((10, 11),))]
@@ -105,7 +106,7 @@ def test_the_size_of_a_chunk_changes_nothing(tiny_model: Callable[[str], Any], m
     whole = score_packed(model, trees)
     expected = gradient(model, whole)
     for chunk in (1, 7, len(whole.tokens)):
-        monkeypatch.setattr(score, "CHUNK", chunk)
+        monkeypatch.setattr(vocabulary, "CHUNK", chunk)
         again = score_packed(model, trees)
         torch.testing.assert_close(again.tokens, whole.tokens, rtol=0, atol=1e-6)
         found = gradient(model, again)
@@ -114,14 +115,14 @@ def test_the_size_of_a_chunk_changes_nothing(tiny_model: Callable[[str], Any], m
 
 def test_the_full_logits_never_exist(tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, trees, sizes = tiny_model("llama"), random_trees(8, 8), []
-    inner = score.project
+    inner = vocabulary.project
 
     def spy(model: Any, hidden: torch.Tensor) -> torch.Tensor:
         sizes.append(len(hidden))
         return inner(model, hidden)
 
-    monkeypatch.setattr(score, "project", spy)
-    monkeypatch.setattr(score, "CHUNK", 5)
+    monkeypatch.setattr(vocabulary, "project", spy)
+    monkeypatch.setattr(vocabulary, "CHUNK", 5)
     scores = score_packed(model, trees)
     assert max(sizes) == 5
     assert sum(sizes) == len(scores.tokens) < sum(tree.size for tree in trees)
@@ -136,7 +137,7 @@ def test_no_two_chunks_of_logits_are_there_at_once(
 ) -> None:
     """Neither in the forward pass, which keeps the last, nor in the backward pass, which begins with it."""
     model, trees, alive, most = tiny_model("llama"), random_trees(8, 8), weakref.WeakSet[Any](), 0
-    inner = score.project
+    inner = vocabulary.project
 
     def spy(model: Any, hidden: torch.Tensor) -> torch.Tensor:
         nonlocal most
@@ -145,8 +146,8 @@ def test_no_two_chunks_of_logits_are_there_at_once(
         most = max(most, len(alive))
         return made
 
-    monkeypatch.setattr(score, "project", spy)
-    monkeypatch.setattr(score, "CHUNK", 5)
+    monkeypatch.setattr(vocabulary, "project", spy)
+    monkeypatch.setattr(vocabulary, "CHUNK", 5)
     score_packed(model, trees).tokens.sum().backward()
     assert most == 1
     model.zero_grad(set_to_none=True)
@@ -268,9 +269,9 @@ def test_a_prompt_is_read_once_for_all_that_is_asked_of_it(
     pairs = [Tree(prompt, (replies[a], replies[b])) for a, b in ((0, 1), (2, 1), (0, 2))]
     inner, seen = score.score_packed, []
 
-    def spy(model: Any, trees: Sequence[Tree], **more: Any) -> TreeScores:
+    def spy(model: Any, trees: Sequence[Tree], *more: Any) -> TreeScores:
         seen.append(sum(tree.size for tree in trees))
-        return inner(model, trees, **more)
+        return inner(model, trees, *more)
 
     monkeypatch.setattr(score, "score_packed", spy)
     found = Scorer(model, budget, layout="packed").many(pairs)

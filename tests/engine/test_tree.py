@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truing.core.policy import Tree
+from truing.core.trees import Tree
 from truing.engine.attend import attention
 from truing.engine.tree import batches, pack, portions
 

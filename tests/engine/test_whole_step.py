@@ -11,9 +11,9 @@ import torch
 from fitting import LENGTHS, TREES, likelihood
 from tiny import Notes, random_trees, same_weights
 
-from truing.core.policy import TreeScores
 from truing.core.run import Run
-from truing.engine import score
+from truing.core.trees import Extras, TreeScores
+from truing.engine import vocabulary
 from truing.engine.fit import Objective, Training, fit
 from truing.engine.score import Scorer, score_packed, score_plain
 from truing.models.local import Local
@@ -109,7 +109,7 @@ def test_the_chance_that_two_draws_agree(
     architecture: str, tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the whole distribution, in both layouts, and with less than a chunk left over."""
-    monkeypatch.setattr(score, "CHUNK", 7)
+    monkeypatch.setattr(vocabulary, "CHUNK", 7)
     model, trees = tiny_model(architecture), random_trees(5, 4)
     wanted = []
     with torch.no_grad():
@@ -117,7 +117,8 @@ def test_the_chance_that_two_draws_agree(
             for reply in tree.replies:
                 logits = model(input_ids=torch.tensor([[*tree.prompt, *reply]])).logits[0, len(tree.prompt) - 1 : -1]
                 wanted.append(logits.softmax(-1).square().sum(-1).log())
-    for scored in (score_packed(model, trees, collisions=True), score_plain(model, trees, collisions=True)):
+    asked = Extras(collisions=True)
+    for scored in (score_packed(model, trees, asked), score_plain(model, trees, asked)):
         assert scored.collisions is not None
         assert not scored.collisions.requires_grad
         torch.testing.assert_close(scored.collisions, torch.cat(wanted), rtol=0, atol=1e-5)
@@ -127,7 +128,7 @@ def test_the_chance_that_two_draws_agree(
 def test_a_bench_tells_it_when_it_is_asked(tiny_policy: Local) -> None:
     bench = tiny_policy.open()
     assert bench.score(TREES[:2]).collisions is None
-    bench.collisions = True
+    bench.extras = Extras(collisions=True)
     found = bench.score(TREES[:2])
     assert found.collisions is not None
     assert found.collisions.shape == found.tokens.shape

@@ -19,8 +19,9 @@ from tiny import Notes, make_local
 from truing.core.errors import InputError, RunError, bad
 from truing.core.evidence import Evidence, Pair, Ranked, Rating
 from truing.core.method import build
-from truing.core.policy import Editable, TreeScores, Workbench, user
+from truing.core.policy import Editable, Workbench, user
 from truing.core.run import Run
+from truing.core.trees import TreeScores
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
 from truing.engine.processes import Processes, here

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_exact, random_trees
 
-from truing.core.policy import Tree
-from truing.engine import score
+from truing.core.trees import Tree
+from truing.engine import vocabulary
 from truing.engine.score import score_packed, score_plain
 
 
@@ -62,7 +62,7 @@ def test_any_cut_has_the_same_gradient(architecture: str, seed: int, count: int,
     expected = gradient(model, torch.stack(alone).sum())
     empty = sum(not reply for tree in trees for reply in tree.replies)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "CHUNK", chunk)
+        patch.setattr(vocabulary, "CHUNK", chunk)
         parts = [loss(score_packed(model, part)) for part in cut(seed, trees)]
         found = sum(gradient(model, part) for part in parts if part.requires_grad)
     told = float(sum(part.detach() for part in parts))

@@ -13,7 +13,7 @@ from truing.core.evidence import Demo, Evidence, Pair, Ranked, Rating
 from truing.core.method import build
 from truing.core.policy import user
 from truing.core.run import Run
-from truing.engine import score
+from truing.engine import vocabulary
 from truing.engine.loop import Loop
 from truing.engine.score import Scorer
 from truing.models.local import Local
@@ -68,7 +68,7 @@ VARIATIONS: dict[str, Varied] = {
     "blocks computed twice": Varied({"gradient_checkpointing": True}),
     "one sequence at a time": Varied(replaced=[(Scorer, "prove", plain)]),
     "in the opposite order": Varied({"tokens_per_batch": 40}, [(Loop, "members", backwards)]),
-    "chunks of 3 targets": Varied(replaced=[(score, "CHUNK", 3)]),
+    "chunks of 3 targets": Varied(replaced=[(vocabulary, "CHUNK", 3)]),
     "evaluated between": Varied({"eval_steps": 1}, bits=True),
     "logged at every step": Varied({"logging_steps": 1}, bits=True),
     "never logged": Varied({"logging_steps": 0}, bits=True),

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from truing.core.errors import InputError
-from truing.core.policy import Draw, Sampling, Tree, user
+from truing.core.policy import Draw, Sampling, user
 from truing.core.rng import Rng
+from truing.core.trees import Tree
 from truing.models.tabular import Tabular
 
 CHATS = (user("one"), user("two"), ())

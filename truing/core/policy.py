@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from truing.core.errors import Fault, InputError
 from truing.core.rng import Rng
 from truing.core.run import Log
+from truing.core.trees import NO_EXTRAS, Extras, Tree, TreeScores
 
 if TYPE_CHECKING:
     from truing.core.lazy import torch
@@ -129,48 +130,6 @@ class Scorable(Policy):
         return torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class Tree:
-    """A prompt with K continuations, as tokens. The one layout of every training signal."""
-
-    prompt: tuple[int, ...]
-    replies: tuple[tuple[int, ...], ...]
-
-    @property
-    def size(self) -> int:
-        """Tokens in the packed layout: the prompt once, every continuation once."""
-        return len(self.prompt) + sum(map(len, self.replies))
-
-
-@dataclass(frozen=True)
-class TreeScores:
-    """Log-probabilities of the continuations of some trees.
-
-    Attributes:
-        tokens: ``(T,)`` nats, every target token, tree by tree, reply by reply.
-        owner: ``(T,)`` int64, the number of the reply (over all trees) that a token belongs to.
-        counts: ``(S,)`` int64, tokens of each reply.
-        states: ``(T, D)``, the last hidden state that each token is predicted from; None where it was not kept.
-        collisions: ``(T,)`` nats, the log of the sum of all squared probabilities where a token is predicted, without
-            gradient; None where nobody asked for it.
-        divergences: ``(T,)`` nats, KL from the policy that was opened to the one that is trained where a token is
-            predicted, over the whole vocabulary, with gradient; None where nobody asked for it.
-    """
-
-    tokens: torch.Tensor
-    owner: torch.Tensor
-    counts: torch.Tensor
-    states: torch.Tensor | None = None
-    collisions: torch.Tensor | None = None
-    divergences: torch.Tensor | None = None
-
-    @property
-    def sums(self) -> torch.Tensor:
-        """Summed log-probability of each reply, ``(S,)``, nats."""
-        zeros = self.tokens.new_zeros(self.counts.shape[0])
-        return zeros.index_add(0, self.owner, self.tokens)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Opening:
     """What of a policy is trained, under the names of TRL, peft and Axolotl.
@@ -222,13 +181,11 @@ class Workbench(ABC):
 
     Attributes:
         module: what is trained.
-        collisions: whether scores tell the chance that two draws agree.
-        divergences: whether scores tell the KL from the policy that was opened.
+        extras: what scores tell beside log-probabilities.
     """
 
     module: torch.nn.Module
-    collisions: bool = False
-    divergences: bool = False
+    extras: Extras = NO_EXTRAS
 
     @property
     @abstractmethod

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from truing.core.lazy import torch
-from truing.core.policy import Tree, Workbench
+from truing.core.policy import Workbench
+from truing.core.trees import Tree
 
 
 def radius(bench: Workbench, epsilon: float) -> float:

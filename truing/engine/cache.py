@@ -12,9 +12,10 @@ from typing import TypeVar
 from truing.core.errors import RunError
 from truing.core.files import file_errors, sweep, write_atomically
 from truing.core.lazy import np, torch
-from truing.core.policy import Chat, Draw, Editable, Policy, Sampling, Tree
+from truing.core.policy import Chat, Draw, Editable, Policy, Sampling
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet, Run
+from truing.core.trees import Tree
 from truing.engine.precision import Precision, autocast
 from truing.engine.processes import ALONE, Processes, here, shares
 

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.core.policy import Draw, Sampling, Tree
+from truing.core.policy import Draw, Sampling
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
+from truing.core.trees import Tree
 from truing.engine.choose import Chooser, Row
 from truing.engine.memory import keeping
 from truing.engine.score import TOLERANCE, score_plain

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from truing.core.lazy import torch
-from truing.core.policy import Tree, Workbench
-from truing.engine.score import CHUNK, adjust
+from truing.core.policy import Workbench
+from truing.core.trees import Tree
+from truing.engine.vocabulary import CHUNK, adjust
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from truing.core.errors import RunError, bad
-from truing.core.policy import Editable, Tree, Workbench
+from truing.core.policy import Editable, Workbench
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.engine.cache import digest, tree_digest
 from truing.engine.loop import Loop
 from truing.engine.memory import keeping
@@ -51,7 +52,7 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
         return base.open(settings, run.rng("fit", "adapter").integer())
 
     bench = opened()
-    bench.collisions, bench.divergences = objective.collisions, objective.divergences
+    bench.extras = objective.extras
     origin = decided(base, trees, objective, settings, run, total) if run.work is not None else {}
     loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
     with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():

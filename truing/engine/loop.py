@@ -9,8 +9,9 @@ from typing import Any
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.core.policy import Tree, TreeScores, Workbench
+from truing.core.policy import Workbench
 from truing.core.run import Run
+from truing.core.trees import Tree, TreeScores
 from truing.engine.checkpoint import Checkpoint
 from truing.engine.memory import device_peak, resident
 from truing.engine.meter import HEED, Meter
@@ -61,7 +62,7 @@ class Loop:
         if self.objective.companion is not None and self.spread.sharded:
             fact = "keeps something that goes along with the weights, of which each process holds a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
-        if self.objective.divergences and self.spread.sharded:
+        if self.objective.extras.compares and self.spread.sharded:
             fact = "compares whole distributions with the base's, and shards have no base beside them"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
         if self.objective.perturb is not None and self.spread.sharded:
@@ -174,7 +175,8 @@ class Loop:
         for numbers, counts in passes:
             scores = self._score([self.trees[i] for i in numbers])
             if survey is not None and at_once:
-                survey(TreeScores(scores.tokens.detach(), scores.owner, scores.counts), numbers)
+                seen = scores.tokens.detach(), scores.owner, scores.counts
+                survey(TreeScores(*seen, extrapolated=scores.extrapolated), numbers)
             yield numbers, counts, scores
 
     def _surveyed(self, trees: Sequence[Tree]) -> TreeScores:
@@ -186,7 +188,8 @@ class Loop:
             for places, counts in passes:  # a pass that counts nothing is made too: others wait for its part of a shard
                 scores = self._score([trees[k] for k in places])
                 order += places if counts else []
-                pieces.append(scores.tokens if counts else scores.tokens[:0])
+                told = [told for told in (scores.tokens, scores.extrapolated) if told is not None]
+                pieces.append(torch.stack(told, 1) if counts else torch.stack(told, 1)[:0])
         mine = torch.cat(pieces)
         device = mine.device
         lengths = [sum(map(len, tree.replies)) for tree in trees]
@@ -195,7 +198,8 @@ class Loop:
             found |= zip(places, flat.to(device).split([lengths[k] for k in places]), strict=True)
         sizes = torch.tensor([len(reply) for tree in trees for reply in tree.replies], device=device)
         owner = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
-        return TreeScores(torch.cat([found[k] for k in range(len(trees))]), owner, sizes)
+        tokens, *extrapolated = torch.cat([found[k] for k in range(len(trees))]).unbind(1)
+        return TreeScores(tokens, owner, sizes, extrapolated=extrapolated[0] if extrapolated else None)
 
     def _score(self, trees: Sequence[Tree]) -> TreeScores:
         perturb = self.objective.perturb

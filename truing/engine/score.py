@@ -6,99 +6,28 @@ which the backward pass computes all but one again. Sums are in float32 whatever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from truing.core.lazy import torch
-from truing.core.policy import Tree, TreeScores
 from truing.core.run import Log, Quiet
+from truing.core.trees import NO_EXTRAS, Extras, Tree, TreeScores
 from truing.engine.attend import routed
 from truing.engine.memory import keeping
 from truing.engine.precision import autocast
 from truing.engine.tree import SHORTEST_TRUNK, Packed, batches, pack, portions
+from truing.engine.vocabulary import (
+    collisions,
+    divergences,
+    extrapolated,
+    target_collisions,
+    target_divergences,
+    target_extrapolated,
+    target_logprobs,
+)
 
-CHUNK = 512  # targets projected at once: 512 x 49k logits are 100 MB in float32
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8, "bfloat16": 0.25, "float16": 0.1}
-
-
-def project(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Hidden states ``(N, D)`` to logits ``(N, V)`` in float32 or better, with what the architecture does to them."""
-    return adjust(model, model.get_output_embeddings()(hidden))
-
-
-def adjust(model: Any, logits: torch.Tensor) -> torch.Tensor:
-    """Products with the output embeddings ``(N, V)`` to logits, in float32 or better: scaled or capped by some."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    config = model.config.get_text_config()
-    if (divide := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        logits = logits / divide
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-        logits = logits * scale
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and 3
-        logits = torch.tanh(logits / cap) * cap
-    return logits
-
-
-def target_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """``log p(target | hidden)`` for ``(T, D)`` hidden states and ``(T,)`` targets: ``(T,)``, nats."""
-
-    def chunk(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        logits = project(model, states)
-        return logits.gather(-1, wanted[:, None]).squeeze(-1) - logits.logsumexp(-1)
-
-    return _by_chunks(chunk, hidden, targets)
-
-
-def _by_chunks(chunk: Callable[..., torch.Tensor], hidden: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """What ``chunk`` makes of ``(T, ·)`` tensors, some rows at once: ``(T,)``.
-
-    Of all chunks only the last keeps its logits for the backward pass, which begins with it and lets them go before it
-    computes those of the others again: so no more than one chunk's logits ever are there, and short rows compute none
-    twice.
-    """
-    parts = list(zip(hidden.split(CHUNK), other.split(CHUNK), strict=True))
-    pieces = [hidden.new_zeros(0)]
-    for number, part in enumerate(parts, 1):
-        if number < len(parts) and torch.is_grad_enabled():
-            from torch.utils.checkpoint import checkpoint
-
-            pieces.append(checkpoint(chunk, *part, use_reentrant=False))
-        else:
-            pieces.append(chunk(*part))
-    return torch.cat(pieces)
-
-
-def target_collisions(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """``log sum_v p(v | hidden)^2`` for ``(T, D)`` hidden states: ``(T,)``, nats, without gradient."""
-    pieces = [hidden.new_zeros(0)]
-    with torch.no_grad():
-        for states in hidden.split(CHUNK):
-            pieces.append(_collisions(project(model, states)))
-    return torch.cat(pieces)
-
-
-def _collisions(logits: torch.Tensor) -> torch.Tensor:
-    return (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
-
-
-def target_divergences(model: Any, hidden: torch.Tensor, anchor: Any, fixed: torch.Tensor) -> torch.Tensor:
-    """``KL(anchor || model)`` over the vocabulary where ``(T, D)`` hidden states of the two stand: ``(T,)``, nats.
-
-    Its gradient in the model's logits is the model's probabilities less the anchor's. The anchor has none.
-    """
-
-    def chunk(states: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            wanted = project(anchor, other)
-        return _divergences(project(model, states), wanted)
-
-    return _by_chunks(chunk, hidden, fixed)
-
-
-def _divergences(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    wanted = wanted.log_softmax(-1)
-    return (wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1)
 
 
 def embedded(model: Any, ids: torch.Tensor, places: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
@@ -120,14 +49,14 @@ def embedded(model: Any, ids: torch.Tensor, places: torch.Tensor, shift: torch.T
 def score_packed(
     model: Any,
     trees: Sequence[Tree],
-    *,
-    collisions: bool = False,
+    extras: Extras = NO_EXTRAS,
     anchor: Any | None = None,
     shift: torch.Tensor | None = None,
 ) -> TreeScores:
     """Scores from one packed row: one pass, each prompt once, and one more of the ``anchor`` where there is one.
 
     Args:
+        anchor: another model, which the extras that compare are told from; it gets no gradient.
         shift: ``(P, D)``, added to the embeddings of the prompts' tokens, tree by tree.
 
     Raises:
@@ -137,13 +66,16 @@ def score_packed(
     packed = pack(trees, SHORTEST_TRUNK if shift is None else None).to(model.device)
     read = states(model, packed, shift)
     tokens = target_logprobs(model, read, packed.targets)
-    agree = target_collisions(model, read) if collisions else None
-    apart = None
+    agree = target_collisions(model, read) if extras.collisions else None
+    apart = further = None
     if anchor is not None:
         with torch.no_grad():
             fixed = states(anchor, packed)
-        apart = target_divergences(model, read, anchor, fixed)
-    return TreeScores(tokens, packed.owner, packed.counts, read, agree, apart)
+        if extras.divergences:
+            apart = target_divergences(model, read, anchor, fixed)
+        if extras.extrapolation:
+            further = target_extrapolated(model, read, anchor, fixed, packed.targets, extras.extrapolation)
+    return TreeScores(tokens, packed.owner, packed.counts, read, agree, apart, further)
 
 
 def states(model: Any, packed: Packed, shift: torch.Tensor | None = None) -> torch.Tensor:
@@ -162,8 +94,7 @@ def states(model: Any, packed: Packed, shift: torch.Tensor | None = None) -> tor
 def score_plain(
     model: Any,
     trees: Sequence[Tree],
-    *,
-    collisions: bool = False,
+    extras: Extras = NO_EXTRAS,
     anchor: Any | None = None,
     shift: torch.Tensor | None = None,
 ) -> TreeScores:
@@ -174,7 +105,7 @@ def score_plain(
         return logits if logits.dtype == torch.float64 else logits.float()
 
     none = torch.zeros(0, device=model.device)
-    pieces, agree, apart, counts = [], [none], [none], []
+    pieces, agree, apart, further, counts = [], [none], [none], [none], []
     shifts = None if shift is None else shift.split([len(tree.prompt) for tree in trees])
     for number, tree in enumerate(trees):
         for reply in tree.replies:
@@ -184,22 +115,22 @@ def score_plain(
                 places = torch.arange(len(tree.prompt), device=model.device)
                 row = {"inputs_embeds": embedded(model, ids, places, shifts[number])}
             logits = told(model, row, len(tree.prompt))
-            picked = logits.gather(-1, ids[0, len(tree.prompt) :, None]).squeeze(-1)
-            pieces.append(picked - logits.logsumexp(-1))
-            if collisions:
-                agree.append(_collisions(logits.detach()))
+            wanted = ids[0, len(tree.prompt) :]
+            pieces.append(logits.gather(-1, wanted[:, None]).squeeze(-1) - logits.logsumexp(-1))
+            if extras.collisions:
+                agree.append(collisions(logits.detach()))
             if anchor is not None:
                 with torch.no_grad():
-                    wanted = told(anchor, {"input_ids": ids}, len(tree.prompt))
-                apart.append(_divergences(logits, wanted))
+                    others = told(anchor, {"input_ids": ids}, len(tree.prompt))
+                apart.append(divergences(logits, others))
+                further.append(extrapolated(logits.detach(), others, wanted, extras.extrapolation))
             counts.append(len(reply))
     sizes = torch.tensor(counts, dtype=torch.int64, device=model.device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=model.device), sizes)
     tokens = torch.cat(pieces) if pieces else torch.zeros(0, device=model.device)
-    gathered = [
-        torch.cat(found) if asked else None for found, asked in ((agree, collisions), (apart, anchor is not None))
-    ]
-    return TreeScores(tokens, owner, sizes, None, *gathered)
+    asked = (extras.collisions, extras.divergences, extras.extrapolation > 0)
+    found = [torch.cat(told) if wish else None for told, wish in zip((agree, apart, further), asked, strict=True)]
+    return TreeScores(tokens, owner, sizes, None, *found)
 
 
 @dataclass
@@ -220,19 +151,19 @@ class Scorer:
     def __call__(
         self,
         trees: Sequence[Tree],
-        collisions: bool = False,
+        extras: Extras = NO_EXTRAS,
         anchor: Any | None = None,
         shift: torch.Tensor | None = None,
     ) -> TreeScores:
         """One pass over some trees, with gradient where gradients are enabled.
 
         Args:
-            anchor: another model on the same tokens, which scores then tell the KL from; it gets no gradient.
+            anchor: another model, which the extras that compare are told from; it gets no gradient.
             shift: ``(P, D)``, added to the embeddings of the prompts' tokens, tree by tree; the anchor's stay.
         """
         self.prove(trees)
         how = score_packed if self.layout == "packed" else score_plain
-        return how(self.model, trees, collisions=collisions, anchor=anchor, shift=shift)
+        return how(self.model, trees, extras, anchor, shift)
 
     def prove(self, trees: Sequence[Tree]) -> None:
         """Compare packed with plain on a few real trees, once; fall back with a warning where they differ."""

@@ -9,8 +9,8 @@ from typing import Any
 from truing.core.lazy import torch
 from truing.engine.cascade import Cascade
 from truing.engine.choose import Chooser, Row
-from truing.engine.score import project
 from truing.engine.tree import common
+from truing.engine.vocabulary import project
 
 PREFILL = 4096  # tokens of prompts in one forward pass
 BAND = 8  # prompts that are read together to the end of the longest, and the most such bands

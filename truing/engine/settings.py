@@ -10,7 +10,8 @@ from typing import Annotated, Literal, Protocol
 from annotated_types import Ge, Gt, Le
 
 from truing.core.lazy import torch
-from truing.core.policy import Opening, Tree, TreeScores, Workbench
+from truing.core.policy import Opening, Workbench
+from truing.core.trees import NO_EXTRAS, Extras, Tree, TreeScores
 from truing.engine.precision import Precision
 
 
@@ -100,8 +101,7 @@ class Objective:
         beside: from the examples of a step to as many trees, which the survey is shown in their place.
         derive: what follows from the means that are logged, and is logged with them.
         companion: what goes along.
-        collisions: whether scores must tell the chance that two draws of the policy agree, token by token.
-        divergences: whether scores must tell the KL from the base, token by token; it costs the base's forward pass.
+        extras: what scores must tell beside log-probabilities.
         perturb: how the prompts' embeddings are moved before some trees are scored, ``(P, D)``; asked in every pass, so
             that it is of the weights as they are. It leaves their gradients alone.
         regularise: from the module that is trained to terms by name, scalars with gradient, which are added to the mean
@@ -115,8 +115,7 @@ class Objective:
     beside: Callable[[Sequence[int]], Sequence[Tree]] | None = None
     derive: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     companion: Companion | None = None
-    collisions: bool = False
-    divergences: bool = False
+    extras: Extras = NO_EXTRAS
     perturb: Callable[[Workbench, Sequence[Tree]], torch.Tensor] | None = None
     regularise: Callable[[torch.nn.Module], Mapping[str, torch.Tensor]] | None = None
 

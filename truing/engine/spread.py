@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.core.policy import Editable, Tree, TreeScores, Workbench
+from truing.core.policy import Editable, Workbench
+from truing.core.trees import Tree, TreeScores
 from truing.engine.processes import Processes, here, shares
 from truing.engine.tree import batches
 

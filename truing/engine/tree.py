@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from truing.core.lazy import torch
-from truing.core.policy import Tree
+from truing.core.trees import Tree
 from truing.engine.attend import Layout
 
 SHORTEST_TRUNK = 16  # tokens; below that, telling it apart costs more than it saves

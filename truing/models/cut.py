@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from truing.core.lazy import torch
-from truing.core.policy import Tree
+from truing.core.trees import Tree
 from truing.engine.score import states
 from truing.engine.tree import pack
 from truing.models.adapters import share

@@ -14,9 +14,10 @@ from typing import Any
 from truing.core.errors import bad
 from truing.core.files import file_errors
 from truing.core.lazy import torch
-from truing.core.policy import WHOLE, Chat, Draw, Editable, Opening, Reply, Sampling, Tree, TreeScores, Workbench
+from truing.core.policy import WHOLE, Chat, Draw, Editable, Opening, Reply, Sampling, Workbench
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
+from truing.core.trees import Tree, TreeScores
 from truing.engine.draw import Sampler
 from truing.engine.score import Scorer
 from truing.models import adapters, quantised
@@ -180,8 +181,8 @@ class _Bench(Workbench):
 
     def score(self, trees: Sequence[Tree], shift: torch.Tensor | None = None) -> TreeScores:
         with adapters.recomputing(self.module) if self.how.gradient_checkpointing else nullcontext():
-            anchor = self.origin.anchor if self.divergences else None
-            return self.scorer(trees, self.collisions, anchor, shift)
+            anchor = self.origin.anchor if self.extras.compares else None
+            return self.scorer(trees, self.extras, anchor, shift)
 
     def close(self) -> Local:
         self.module.zero_grad(set_to_none=True)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from truing.core.errors import bad
 from truing.core.files import write_text
 from truing.core.lazy import torch
-from truing.core.policy import WHOLE, Chat, Draw, Editable, Opening, Reply, Sampling, Tree, Workbench
+from truing.core.policy import WHOLE, Chat, Draw, Editable, Opening, Reply, Sampling, Workbench
 from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
+from truing.core.trees import Tree
 from truing.engine.shards import Shards
 from truing.engine.stream import gather, write
 from truing.engine.tensors import Tensors, as_tensors

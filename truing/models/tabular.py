@@ -12,20 +12,10 @@ from typing import cast
 
 from truing.core.errors import Fault, InputError, bad, did_you_mean
 from truing.core.lazy import torch
-from truing.core.policy import (
-    WHOLE,
-    Chat,
-    Draw,
-    Editable,
-    Message,
-    Opening,
-    Reply,
-    Sampling,
-    Tree,
-    TreeScores,
-    Workbench,
-)
+from truing.core.policy import WHOLE, Chat, Draw, Editable, Message, Opening, Reply, Sampling, Workbench
 from truing.core.rng import Rng
+from truing.core.trees import Tree, TreeScores
+from truing.engine.vocabulary import divergences, extrapolated
 
 TABLE, ORIGIN = "tabular.safetensors", "tabular.json"
 
@@ -215,14 +205,16 @@ class TabularWorkbench(Workbench):
             asked = asked + shift @ self._logits.masked_fill(self._logits == -torch.inf, 0.0)
         table = asked.log_softmax(1)
         index = (torch.tensor(rows, dtype=torch.int64), torch.tensor(columns, dtype=torch.int64))
-        agree = (2 * table.detach()).logsumexp(1)[index[0]] if self.collisions else None
-        apart = None
-        if self.divergences:
-            base = self._policy.logits[[trees[row].prompt[0] for row in rows]].log_softmax(1)
-            apart = (base.exp() * (base - table[index[0]])).sum(1)
+        agree = (2 * table.detach()).logsumexp(1)[index[0]] if self.extras.collisions else None
+        apart = further = None
+        if self.extras.compares:
+            own, base = asked[index[0]], self._policy.logits[[trees[row].prompt[0] for row in rows]]
+            apart = divergences(own, base) if self.extras.divergences else None
+            if self.extras.extrapolation:
+                further = extrapolated(own.detach(), base, index[1], self.extras.extrapolation)
         counts = torch.tensor(sizes, dtype=torch.int64)
         owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        return TreeScores(table[index], owner, counts, collisions=agree, divergences=apart)
+        return TreeScores(table[index], owner, counts, collisions=agree, divergences=apart, extrapolated=further)
 
     def close(self) -> Tabular:
         """The table that the copy has become."""

@@ -11,8 +11,9 @@ import numpy as np
 from truing.core.errors import RunError, bad
 from truing.core.lazy import torch
 from truing.core.measures import Measure
-from truing.core.policy import Chat, Editable, Reply, Tree, Workbench
+from truing.core.policy import Chat, Editable, Reply, Workbench
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.engine import attack
 from truing.engine.tree import batches
 from truing.probes.bootstrap import ratio_interval

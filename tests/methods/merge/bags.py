@@ -10,9 +10,10 @@ import torch
 
 from truing.core.evidence import Evidence
 from truing.core.method import Method, build
-from truing.core.policy import Chat, Draw, Editable, Policy, Reply, Sampling, Tree, Workbench
+from truing.core.policy import Chat, Draw, Editable, Policy, Reply, Sampling, Workbench
 from truing.core.rng import Rng
 from truing.core.run import Run
+from truing.core.trees import Tree
 
 
 class Bag(Editable):

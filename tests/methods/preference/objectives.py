@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from truing.core.policy import TreeScores
+from truing.core.trees import TreeScores
 from truing.methods.preference._family import PairLogps
 from truing.methods.preference._pairs import gather
 

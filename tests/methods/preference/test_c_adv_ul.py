@@ -13,8 +13,9 @@ from tiny import Notes, make_exact, same_weights
 
 from truing.core.errors import InputError
 from truing.core.evidence import Demo, Evidence, Pair
-from truing.core.policy import Tree, user
+from truing.core.policy import user
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.methods.imitation.sft import SFT
 from truing.methods.preference.c_adv_ul import CAdvUL, c_adv_ul_loss, floored
 from truing.models.local import Local

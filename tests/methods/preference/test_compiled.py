@@ -14,9 +14,10 @@ from tiny import Notes, make_local
 from truing.core.errors import InputError
 from truing.core.evidence import Evidence, Pair
 from truing.core.method import build
-from truing.core.policy import Tree, user
+from truing.core.policy import user
 from truing.core.recipe import parse
 from truing.core.run import Log, Run
+from truing.core.trees import Tree
 from truing.logic import ATOMS, log_ratio, log_weight, preferences, read, read_proposition, recognise
 from truing.methods.preference._family import PairLogps
 from truing.methods.preference.asft import asft_loss

@@ -11,8 +11,9 @@ import torch
 from tiny import Notes, make_local, random_trees, same_weights
 
 from truing.core.evidence import Evidence, Pair
-from truing.core.policy import Tree, TreeScores, user
+from truing.core.policy import user
 from truing.core.run import Run
+from truing.core.trees import Tree, TreeScores
 from truing.engine.entangle import exact
 from truing.methods.preference._diagnose import EVERY, pair_metrics, pulls
 from truing.methods.preference._pairs import PairLogps, gather

@@ -10,9 +10,10 @@ from tiny import Notes, same_weights
 from truing.core.errors import InputError
 from truing.core.evidence import Evidence, Pair
 from truing.core.method import build
-from truing.core.policy import Tree, user
+from truing.core.policy import user
 from truing.core.recipe import parse
 from truing.core.run import Log, Run
+from truing.core.trees import Tree
 from truing.methods.preference.aot import AOT
 from truing.methods.preference.mpo import MPO
 from truing.methods.preference.rpo import RPO

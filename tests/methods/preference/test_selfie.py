@@ -8,18 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from objectives import double, has_slopes, is_same, ratios, some_pairs
-from tiny import Notes, same_weights
+from tiny import Notes, make_local, same_weights
 
 from truing.core.errors import InputError
 from truing.core.evidence import Evidence, Pair
 from truing.core.policy import user
 from truing.core.run import Run
+from truing.core.trees import Extras
+from truing.engine.score import score_packed, score_plain
 from truing.methods.preference._family import PairLogps
 from truing.methods.preference._memory import RecentMargins, least
+from truing.methods.preference._pairs import gather
 from truing.methods.preference.dpo import DPO, dpo_loss
 from truing.methods.preference.mpo import MPO
 from truing.methods.preference.selfie import Selfie, selfie_loss
 from truing.models.local import Local
+from truing.models.tabular import Tabular
 
 WORDS = [("name a tool", "a saw", "no"), ("say hi", "hi there", "x"), ("count", "one two", "?"), ("why", "as is", "so")]
 PAIRS = tuple(Pair(user(prompt), chosen, rejected) for prompt, chosen, rejected in WORDS) * 2
@@ -120,6 +124,55 @@ class TestMemory:
         other.restore(memory.state())
         assert other.steps == 4
         assert all(torch.equal(a, b) for a, b in zip(other.kept, memory.kept, strict=True))
+
+
+class TestCertainty:
+    """Of a table with one prompt whose base knows four replies."""
+
+    BASE, MOVED = double(0.4, 0.3, 0.2, 0.1).log(), double(1.0, -0.5, 0.3, 0.0)
+
+    def certainty(self, extrapolation: float) -> torch.Tensor:
+        base = Tabular((user("q"),), tuple("abcd"), self.BASE[None])
+        bench = base.open()
+        with torch.no_grad():
+            next(bench.module.parameters()).add_(self.MOVED)
+        bench.extras = Extras(extrapolation=extrapolation)
+        trees = [base.encode(user("q"), pair) for pair in ("ab", "cd", "ba")]
+        reference = torch.cat([self.BASE[[0, 1]], self.BASE[[2, 3]], self.BASE[[1, 0]]])
+        return gather(bench.score(trees), reference).certainty
+
+    @pytest.mark.parametrize("further", [0.0, 0.5, 3.0])
+    def test_of_single_tokens_it_is_so_much_wider(self, further: float) -> None:
+        """One softmax has both tokens, so what it is divided by falls out: 1.5, 0.3 and -1.5 nats, each stretched."""
+        torch.testing.assert_close(self.certainty(further), (1 + further) * double(1.5, 0.3, -1.5))
+
+    @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+    def test_of_a_transformer_it_is_told_from_both_models_logits(self, architecture: str) -> None:
+        """By the whole distributions of two models, in both layouts, a token at a time."""
+        base, moved = (make_local(architecture, seed=seed) for seed in (0, 1))
+        trees = [base.encode(pair.prompt, [pair.chosen, pair.rejected]) for pair in PAIRS[:3]]
+        wanted = []
+        with torch.no_grad():
+            for tree in trees:
+                for reply in tree.replies:
+                    ids, start = torch.tensor([[*tree.prompt, *reply]]), len(tree.prompt)
+                    own, other = (each.model(input_ids=ids).logits[0, start - 1 : -1] for each in (moved, base))
+                    wanted.append((1.5 * own - 0.5 * other).log_softmax(-1)[range(len(reply)), reply])
+            asked = Extras(extrapolation=0.5)
+            for score in (score_packed, score_plain):
+                found = score(moved.model, trees, asked, base.model)
+                torch.testing.assert_close(found.extrapolated, torch.cat(wanted), rtol=0, atol=1e-5)
+                assert found.divergences is None
+
+    def test_it_decides_whom_training_doubts(self, tiny_policy: Local) -> None:
+        """In one pass or in several, the same weights; and others than without."""
+        whole, cut = (
+            replace(QUICK, extrapolation=4.0, tokens_per_batch=tokens)(tiny_policy, GIVEN, Run())
+            for tokens in (2048, 20)
+        )
+        near = [(whole.weights()[name] - tensor).abs().max() for name, tensor in cut.weights().items()]
+        assert max(near) < 1e-5
+        assert not same_weights(whole, QUICK(tiny_policy, GIVEN, Run()))
 
 
 @pytest.mark.parametrize("trusting", [{"alpha": 0.0}, {"trusting_share": 1.0}, {"doubted_share": 0.0}])

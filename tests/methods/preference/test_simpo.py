@@ -10,8 +10,9 @@ from objectives import double, has_slopes, is_same, some_pairs
 from tiny import Notes
 
 from truing.core.evidence import Evidence, Pair
-from truing.core.policy import Tree, user
+from truing.core.policy import user
 from truing.core.run import Log, Run
+from truing.core.trees import Tree
 from truing.methods.preference._family import PairLogps
 from truing.methods.preference.dpo import dpo_loss
 from truing.methods.preference.simpo import SimPO, simpo_loss

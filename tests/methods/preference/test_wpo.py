@@ -6,7 +6,8 @@ import pytest
 import torch
 from objectives import double, from_tokens, ratios
 
-from truing.core.policy import TreeScores, user
+from truing.core.policy import user
+from truing.core.trees import Extras, TreeScores
 from truing.methods.preference._pairs import gather
 from truing.methods.preference.dpo import dpo_loss
 from truing.methods.preference.wpo import wpo_loss
@@ -18,7 +19,7 @@ CHAT = user("q")
 def scored(shares: list[float], columns: list[int]) -> TreeScores:
     table = Tabular((CHAT,), tuple("abcd"), double(*shares).log()[None])
     bench = table.open()
-    bench.collisions = True
+    bench.extras = Extras(collisions=True)
     return bench.score([table.encode(CHAT, [table.replies[i] for i in columns])])
 
 

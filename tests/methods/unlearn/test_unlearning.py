@@ -15,6 +15,7 @@ from truing.core.evidence import Evidence, Rating
 from truing.core.method import build, find, names
 from truing.core.policy import user
 from truing.core.run import Run
+from truing.core.trees import Extras
 from truing.methods.unlearn._family import ForgetLogps, UnlearningMethod
 from truing.models.local import Local
 from truing.models.tabular import Tabular
@@ -108,14 +109,14 @@ def test_kl_holds_the_whole_distribution_of_the_base() -> None:
 
     base, moved = (make_local(seed=seed) for seed in (0, 1))
     tree = base.encode(CHATS[0], ["the in"])
-    found = score_packed(moved.model, [tree], anchor=base.model)
+    found = score_packed(moved.model, [tree], Extras(divergences=True), base.model)
     logits = [
         each.model(input_ids=torch.tensor([[*tree.prompt, *tree.replies[0]]])).logits[0, len(tree.prompt) - 1 : -1]
         for each in (moved, base)
     ]
     policy, ref = (each.log_softmax(-1) for each in logits)
     torch.testing.assert_close(found.divergences, (ref.exp() * (ref - policy)).sum(-1), rtol=1e-4, atol=1e-5)
-    own = score_packed(base.model, [tree], anchor=base.model).divergences
+    own = score_packed(base.model, [tree], Extras(divergences=True), base.model).divergences
     torch.testing.assert_close(own, torch.zeros_like(own), rtol=0, atol=1e-6)
 
 

@@ -11,8 +11,8 @@ from tiny import Notes
 
 from truing.core.errors import InputError
 from truing.core.evidence import Evidence
-from truing.core.policy import Tree
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.methods.unpaired._rated import mismatched
 from truing.methods.unpaired.apo_zero_unpaired import apo_zero_unpaired_loss
 from truing.methods.unpaired.kto import KTO, kto_loss, reference_point

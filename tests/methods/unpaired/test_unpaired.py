@@ -13,8 +13,8 @@ from tiny import Notes, same_weights
 from truing.core.errors import InputError
 from truing.core.evidence import Evidence
 from truing.core.method import find, names
-from truing.core.policy import TreeScores
 from truing.core.run import Run
+from truing.core.trees import TreeScores
 from truing.methods.unpaired._family import UnpairedMethod
 from truing.models.local import Local
 

@@ -13,8 +13,9 @@ from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
-from truing.core.policy import Editable, Tree, TreeScores
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Extras, Tree, TreeScores
 from truing.engine.fit import Companion, Objective, Training, fit, planned
 from truing.methods.compress._routing import Routing, routing
 from truing.models.experts import Storage, mixtures
@@ -74,12 +75,12 @@ class CompressMethod(Training, Method[Editable, Editable]):
         trees = base.encode_many([demo.prompt for demo in demos], [(demo.reply,) for demo in demos])
         weights = [float(len(tree.replies[0])) for tree in trees]
         if self.idle:
-            return fit(base, trees, Objective(weights, self._score, divergences=self.kd_weight > 0), self, run)
+            return fit(base, trees, Objective(weights, self._score, extras=self._extras), self, run)
         seen = routing(base.model, trees[: self.max_calibration], run.log)
         policy = Local(self.reduced(base.model, seen), base.tokenizer, name=base.name, log=base.log)
         policy.anchor = base.model
         companion = self.companion(planned(len(trees), self)[1])
-        objective = Objective(weights, self._score, companion=companion, divergences=self.kd_weight > 0)
+        objective = Objective(weights, self._score, companion=companion, extras=self._extras)
         made = fit(policy, trees, objective, self, run)
         if not isinstance(made, Local):
             raise TypeError("what was opened here is closed as something else")
@@ -88,6 +89,10 @@ class CompressMethod(Training, Method[Editable, Editable]):
         size = sum(p.numel() for p in done.model.parameters())
         done.footprint = {"parameters": size, "multiplications": multiplications(done.model, seen)}
         return done
+
+    @property
+    def _extras(self) -> Extras:
+        return Extras(divergences=self.kd_weight > 0)
 
     def _score(self, scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         task = -scores.tokens

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from truing.core.lazy import torch
-from truing.core.policy import Tree
 from truing.core.run import Log
+from truing.core.trees import Tree
 from truing.models.experts import Mixture, mixtures
 from truing.units.experts import align_experts
 from truing.units.transport import assignment

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from truing.core.errors import bad
 from truing.core.lazy import torch
 from truing.core.method import method
-from truing.core.policy import Tree
+from truing.core.trees import Tree
 from truing.engine.fit import Companion
 from truing.methods.compress._family import CompressMethod
 from truing.methods.compress._routing import Routing, wide

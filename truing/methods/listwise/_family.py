@@ -16,8 +16,9 @@ from truing.core.errors import Fault, InputError, bad
 from truing.core.evidence import Evidence, Ranked
 from truing.core.lazy import torch
 from truing.core.method import Method
-from truing.core.policy import Editable, Tree, TreeScores
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Tree, TreeScores
 from truing.data.reasons import Reason
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit

@@ -8,19 +8,9 @@ from typing import Any
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
-from truing.core.policy import (
-    WHOLE,
-    Chat,
-    Draw,
-    Editable,
-    Opening,
-    Reply,
-    Sampling,
-    Tree,
-    TreeScores,
-    Workbench,
-)
+from truing.core.policy import WHOLE, Chat, Draw, Editable, Opening, Reply, Sampling, Workbench
 from truing.core.rng import Rng
+from truing.core.trees import Tree, TreeScores
 from truing.engine.cache import digest
 from truing.engine.precision import Precision, autocast
 from truing.engine.tree import batches

@@ -11,8 +11,9 @@ from truing.core.errors import Fault, InputError, bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method, method
-from truing.core.policy import Chat, Editable, Reply, Sampling, Tree, TreeScores
+from truing.core.policy import Chat, Editable, Reply, Sampling
 from truing.core.run import Run
+from truing.core.trees import Tree, TreeScores
 from truing.engine.cache import draws
 from truing.engine.fit import Objective, Training, fit, planned, split
 from truing.engine.processes import here

@@ -13,8 +13,9 @@ from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method, method
-from truing.core.policy import Editable, Tree, Workbench
+from truing.core.policy import Editable, Workbench
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.data.promptset import load_neutral
 from truing.engine.cache import digest, remember, tree_digest
 from truing.engine.tree import batches

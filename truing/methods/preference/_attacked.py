@@ -9,7 +9,8 @@ from typing import Annotated
 from annotated_types import Ge
 
 from truing.core.lazy import torch
-from truing.core.policy import Tree, Workbench
+from truing.core.policy import Workbench
+from truing.core.trees import Tree
 from truing.engine.attack import embedding_attack
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from truing.core.lazy import torch
-from truing.core.policy import Tree, TreeScores, Workbench
+from truing.core.policy import Workbench
+from truing.core.trees import Tree, TreeScores
 from truing.engine.entangle import exact, last_layers
 
 if TYPE_CHECKING:

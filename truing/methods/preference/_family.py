@@ -11,8 +11,9 @@ from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
-from truing.core.policy import Editable, Tree, TreeScores, Workbench
+from truing.core.policy import Editable, Workbench
 from truing.core.run import Run
+from truing.core.trees import NO_EXTRAS, Extras, Tree, TreeScores
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
 from truing.methods.preference._diagnose import entangled, pair_metrics, ties
@@ -84,9 +85,9 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
         return None
 
     @property
-    def uses_collisions(self) -> bool:
-        """Whether the loss reads the chance that two draws agree, token by token."""
-        return False
+    def extras(self) -> Extras:
+        """What the loss, or what is asked of a whole step, reads beside log-probabilities."""
+        return NO_EXTRAS
 
     def reference(self, base: Editable, trees: Sequence[Tree], run: Run) -> Reference:
         """What the pairs are compared with: the base, in one pass that all members share, or nothing."""
@@ -113,7 +114,7 @@ class PreferenceMethod(Training, Method[Editable, Editable]):
             inspect=pairs.inspect,
             survey=pairs.survey if self.sees_step else None,
             companion=reference.companion if memory is None else memory,
-            collisions=self.uses_collisions,
+            extras=self.extras,
             perturb=self.perturbation,
         )
         return fit(base, trees, objective, self, run)

@@ -41,7 +41,7 @@ class RecentMargins:
 
     def of_step(self, step: PairLogps) -> torch.Tensor:
         """1 for the pairs that are doubted, ``(B,)``."""
-        self.latest = step.margin.detach()
+        self.latest = step.certainty
         if self.steps < self.trusting:
             return torch.zeros_like(self.latest)
         before = [margins.to(self.latest) for margins in self.kept]

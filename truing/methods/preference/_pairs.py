@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from truing.core.lazy import torch
-from truing.core.policy import TreeScores
+from truing.core.trees import TreeScores
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class TokenLogps:
         counts: ``(B, 2)`` int64, lengths of the chosen and the rejected replies.
         collisions: ``(T,)``, the log of the chance that two draws of the policy agree there, nats, without gradient;
             None where nobody asked for it.
+        extrapolated: ``(T,)`` log-probabilities under what the policy is on its way to, nats, without gradient; None
+            where nobody asked for them.
     """
 
     policy: torch.Tensor
@@ -28,6 +30,7 @@ class TokenLogps:
     position: torch.Tensor
     counts: torch.Tensor
     collisions: torch.Tensor | None = None
+    extrapolated: torch.Tensor | None = None
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         """``(T,)`` values summed over each reply: ``(B, 2)``."""
@@ -60,6 +63,15 @@ class PairLogps:
     def margin(self) -> torch.Tensor:
         """How much further than its base the policy prefers the chosen reply, ``(B,)``, nats."""
         return self.chosen_ratio - self.rejected_ratio
+
+    @property
+    def certainty(self) -> torch.Tensor:
+        """The margin of what the policy is on its way to, if that is known, or its own: ``(B,)``, nats, no gradient."""
+        tokens = self.tokens
+        if tokens is None or tokens.extrapolated is None:
+            return self.margin.detach()
+        chosen, rejected = tokens.sums(tokens.extrapolated - tokens.reference.to(tokens.extrapolated)).unbind(1)
+        return chosen - rejected
 
     @property
     def chosen_ratio(self) -> torch.Tensor:
@@ -111,7 +123,7 @@ def gather(scores: TreeScores, reference: torch.Tensor | None) -> PairLogps:
     starts = scores.counts.cumsum(0) - scores.counts
     position = torch.arange(len(scores.owner), device=scores.owner.device) - starts[scores.owner]
     base = torch.full_like(scores.tokens, torch.nan) if reference is None else reference.to(scores.tokens.device)
-    tokens = TokenLogps(scores.tokens, base, scores.owner, position, counts, scores.collisions)
+    tokens = TokenLogps(scores.tokens, base, scores.owner, position, counts, scores.collisions, scores.extrapolated)
     sums = scores.sums.view(-1, 2)
     bases = tokens.sums(base.double()).to(sums)
     return PairLogps(sums[:, 0], sums[:, 1], bases[:, 0], bases[:, 1], counts[:, 0], counts[:, 1], tokens)

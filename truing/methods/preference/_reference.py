@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from truing.core.lazy import torch
-from truing.core.policy import Editable, Tree
+from truing.core.policy import Editable
+from truing.core.trees import Tree
 from truing.engine.fit import Companion
 from truing.engine.precision import Precision, autocast
 

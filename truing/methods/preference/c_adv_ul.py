@@ -10,8 +10,9 @@ from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import method
-from truing.core.policy import Editable, Tree
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.methods._turns import in_turn
 from truing.methods.preference._attacked import Attacked
 from truing.methods.preference._family import PairLogps, PreferenceMethod

@@ -12,8 +12,9 @@ from annotated_types import Gt
 from truing.core.errors import bad
 from truing.core.lazy import torch
 from truing.core.method import build, find, method
-from truing.core.policy import Editable, Tree
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Extras, Tree
 from truing.methods.preference._family import PairLogps, PreferenceMethod
 from truing.methods.preference._reference import NoReference, Reference
 
@@ -83,8 +84,8 @@ class MPO(PreferenceMethod):
         return any(part.sees_step for part in self.parts)
 
     @property
-    def uses_collisions(self) -> bool:
-        return any(part.uses_collisions for part in self.parts)
+    def extras(self) -> Extras:
+        return Extras(collisions=any(part.extras.collisions for part in self.parts))
 
     def of_step(self, step: PairLogps) -> torch.Tensor:
         return torch.stack([part.of_step(step) for part in self.parts], 1)

@@ -10,8 +10,9 @@ from annotated_types import Ge, Gt, Le
 from truing.core.errors import Fault
 from truing.core.lazy import torch
 from truing.core.method import method
-from truing.core.policy import Editable, Tree
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.methods.preference._family import PairLogps, PreferenceMethod
 from truing.methods.preference._reference import MovingReference, Reference
 from truing.methods.preference._terms import logistic

@@ -8,6 +8,7 @@ from annotated_types import Gt
 
 from truing.core.lazy import torch
 from truing.core.method import method
+from truing.core.trees import Extras
 from truing.methods.preference._family import PairLogps, PreferenceMethod
 from truing.methods.preference._terms import logistic
 
@@ -44,8 +45,8 @@ class WPO(PreferenceMethod):
     beta: Annotated[float, Gt(0)] = 0.1
 
     @property
-    def uses_collisions(self) -> bool:
-        return True
+    def extras(self) -> Extras:
+        return Extras(collisions=True)
 
     def loss(self, pairs: PairLogps) -> torch.Tensor:
         return wpo_loss(pairs, beta=self.beta)

@@ -12,8 +12,9 @@ from truing.core.errors import Fault, bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
-from truing.core.policy import Editable, Tree, TreeScores
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Extras, Tree, TreeScores
 from truing.engine.fit import Objective, Training, fit
 from truing.models.moved import Move as Move
 from truing.models.moved import moves
@@ -93,9 +94,8 @@ class RetainMethod(Training, Method[Editable, Editable]):
         weights = [float(len(tree.replies[0])) for tree in every]
         held = _Held(hold, len(trees))
         regularise = partial(_penalties, hold.penalty, base) if hold.penalty is not None else None
-        return fit(
-            base, every, Objective(weights, held.score, divergences=hold.divergences, regularise=regularise), self, run
-        )
+        extras = Extras(divergences=hold.divergences)
+        return fit(base, every, Objective(weights, held.score, extras=extras, regularise=regularise), self, run)
 
 
 def _penalties(penalty: Penalty, base: Editable, module: torch.nn.Module) -> Mapping[str, torch.Tensor]:

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from truing.core.lazy import torch
-from truing.core.policy import Editable, Opening, Tree
+from truing.core.policy import Editable, Opening
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.engine.tree import batches
 from truing.models.moved import moves
 

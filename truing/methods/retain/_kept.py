@@ -9,8 +9,9 @@ from annotated_types import Ge
 
 from truing.core.errors import bad
 from truing.core.evidence import Evidence
-from truing.core.policy import Editable, Reply, Sampling, Tree
+from truing.core.policy import Editable, Reply, Sampling
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.engine.cache import draws
 
 

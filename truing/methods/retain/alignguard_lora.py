@@ -11,8 +11,9 @@ from annotated_types import Ge, Gt, Le
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import method
-from truing.core.policy import Editable, Tree
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.methods.retain._family import Hold, Move, RetainMethod
 from truing.methods.retain._fisher import output_factors
 from truing.methods.retain._kept import Keeping

@@ -11,8 +11,9 @@ from annotated_types import Ge
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import method
-from truing.core.policy import Editable, Tree
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.methods.retain._family import Hold, RetainMethod, Tokens, likelihood
 
 

@@ -13,8 +13,9 @@ from truing.core.errors import Fault, InputError, bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method, method
-from truing.core.policy import Editable, Policy, Tree
+from truing.core.policy import Editable, Policy
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.methods.retain._recovery import Masks, Recovery, mean_state
 from truing.models.architecture import Slot, describe
 from truing.models.cut import Cut

@@ -14,8 +14,9 @@ from truing.core.errors import bad
 from truing.core.evidence import Evidence, Rating
 from truing.core.lazy import torch
 from truing.core.method import Method
-from truing.core.policy import Editable, Reply, TreeScores
+from truing.core.policy import Editable, Reply
 from truing.core.run import Run
+from truing.core.trees import Extras, TreeScores
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
 from truing.methods.unlearn._forget import ForgetLogps as ForgetLogps
@@ -71,7 +72,7 @@ class UnlearningMethod(Training, Method[Editable, Editable]):
         if self.uses_reference:
             known = reference_logprobs(base, trees[: len(forget)], run, self.precision)
         told = _Unlearning(self, len(forget), len(retain), width, known)
-        objective = Objective([1.0] * len(trees), told.score, divergences=self.retain == "kl")
+        objective = Objective([1.0] * len(trees), told.score, extras=Extras(divergences=self.retain == "kl"))
         return fit(base, trees, objective, self, run)
 
 

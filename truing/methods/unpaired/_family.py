@@ -11,8 +11,9 @@ from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
-from truing.core.policy import Editable, Tree, TreeScores
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Tree, TreeScores
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
 from truing.methods.unpaired._rated import RatedLogps as RatedLogps

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from truing.core.errors import bad
 from truing.core.lazy import F, torch
-from truing.core.policy import Editable, Tree
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.engine.cache import digest, remember, tree_digest
 from truing.engine.precision import Precision, autocast
 from truing.engine.processes import here

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from truing.core.lazy import torch
-from truing.core.policy import Tree
+from truing.core.trees import Tree
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from annotated_types import Gt, Lt
 
 from truing.core.lazy import F, torch
 from truing.core.method import method
-from truing.core.policy import Editable, Tree
+from truing.core.policy import Editable
 from truing.core.run import Run
+from truing.core.trees import Tree
 from truing.methods.unpaired._family import RatedLogps, UnpairedMethod
 from truing.methods.unpaired._prompts import density_ratios
 from truing.methods.unpaired._rated import RunningMean

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from truing.core.errors import Fault, InputError, bad
 from truing.core.lazy import torch
 from truing.core.method import method
-from truing.core.policy import Tree
+from truing.core.trees import Tree
 from truing.methods.unpaired._family import RatedLogps, UnpairedMethod
 
 
