@@ -53,6 +53,30 @@ class TestOutcome:
 
 
 class TestStops:
+    @pytest.mark.parametrize(
+        "error",
+        [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    )
+    def test_memory_that_is_full(self, tiny_policy: Local, error: RuntimeError) -> None:
+        calls = []
+
+        def loss(scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+            calls.append(1)
+            if len(calls) == 3:
+                raise error
+            return -scores.sums, {}
+
+        with pytest.raises(RunError, match=r"step 3: memory is full at tokens_per_batch = 2048. Lower it, .* --resume"):
+            train(tiny_policy, loss=loss, tokens_per_batch=2048)
+
+    def test_another_error_of_the_runtime_is_shown_as_it_is(self, tiny_policy: Local) -> None:
+        def loss(scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+            raise RuntimeError("shapes do not fit")
+
+        with pytest.raises(RuntimeError, match="shapes do not fit") as told:
+            train(tiny_policy, loss=loss)
+        assert not isinstance(told.value, RunError)
+
     def test_a_loss_that_is_nan(self, tiny_policy: Local, tmp_path: Path) -> None:
         calls = []
 

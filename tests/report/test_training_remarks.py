@@ -42,7 +42,7 @@ def test_the_page_and_the_markdown_say_what_went_wrong_and_where_nothing_did(mak
     for said in (text, written.replace("**", "").replace("\\_", "_")):
         assert "both fall" in said
         assert "It began at step 5. Lower learning_rate" in said
-        assert "Nothing to warn of in gentle, as to" in said
+        assert "nothing to warn of in gentle, as to" in said
         assert "Too little was logged of brief" in said
     assert "<harsh>" not in page
     assert '<ul class="remarks">' in page

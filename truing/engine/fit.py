@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from truing.core.errors import RunError, bad
+from truing.core.lazy import torch
 from truing.core.policy import Editable, Workbench
 from truing.core.run import Run
 from truing.core.trees import Tree
@@ -39,7 +40,8 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
     Raises:
         InputError: nothing to train on, a base that cannot be opened as the settings say, or a checkpoint of another
             training.
-        RunError: a loss, gradient or weight that is not finite, or a checkpoint that cannot be read or written.
+        RunError: a loss, gradient or weight that is not finite, a checkpoint that cannot be read or written, or no
+            memory left.
     """
     if settings.max_steps == 0:
         return base
@@ -56,10 +58,22 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
     origin = decided(base, trees, objective, settings, run, total) if run.work is not None else {}
     loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
     with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():
-        loop.go()
+        try:
+            loop.go()
+        except RuntimeError as error:
+            if not _memory_is_full(error):
+                raise
+            fact = f"step {loop.step + 1}: memory is full at tokens_per_batch = {settings.tokens_per_batch}"
+            mend = "Lower it, or set gradient_checkpointing, and go on with --resume: neither changes what is learned."
+            raise RunError(f"{fact}. {mend}") from error
     if (name := loop.spread.not_finite()) is not None:  # the last update has no loss after it that would show it
         raise RunError(f"step {total}: {name} is not finite; nothing was saved. Lower learning_rate.")
     return loop.spread.close(opened)
+
+
+def _memory_is_full(error: RuntimeError) -> bool:
+    """Of a device, or of this machine, whose allocator has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def decided(

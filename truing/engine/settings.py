@@ -80,11 +80,10 @@ class Companion(Protocol):
         """The inverse of :meth:`state`."""
 
 
-CUTS = frozenset((
-    "per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_batch",
-    "eval_steps", "logging_steps", "save_steps", "gradient_checkpointing",
-))  # fmt: skip
-"""Fields that change how the work is cut up and what is told of it, but, at one step size, nothing that is learned."""
+FREE = frozenset(("tokens_per_batch", "gradient_checkpointing", "eval_steps", "logging_steps", "save_steps"))
+"""Fields that change how much memory a step takes and what is told of it, and nothing that is learned."""
+CUTS = FREE | {"per_device_train_batch_size", "gradient_accumulation_steps"}
+"""The same with fields of which, at one step size, nothing depends on either."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from truing import __version__
 from truing.core.errors import Fault, InputError, bad, differences
 from truing.core.files import write_text
 from truing.core.recipe import Point, Recipe
+from truing.engine.settings import FREE
 from truing.pipeline.arm import Made
 from truing.pipeline.inputs import Inputs
 
@@ -61,7 +62,7 @@ def folder_faults(recipe: Recipe, folder: Path, *, resume: bool) -> list[Fault]:
     if not resume:
         return [Fault(place, "holds a run already", f"Add --resume to go on, or {another.lower()}.")]
     try:
-        changed = differences(read_facts(folder).get("recipe"), asked(recipe))
+        changed = differences(_decisive(read_facts(folder).get("recipe")), _decisive(asked(recipe)))
     except InputError as error:
         return list(error.faults)
     fact = f"holds a run of another recipe, model or data: {'; '.join(changed[:3])}"
@@ -87,6 +88,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def asked(recipe: Recipe) -> Any:
     """The recipe as ``run.json`` keeps it."""
     return plain({**recipe.raw, "seed": recipe.seed, "model": recipe.model})
+
+
+def _decisive(told: Any) -> Any:
+    """What is left of plain values without the fields that may be changed in the middle of a run."""
+    if isinstance(told, dict):
+        left = {name: _decisive(value) for name, value in told.items() if name not in FREE}
+        return next(iter(left)) if list(left.values()) == [{}] else left  # a step may be told by its name alone
+    return [_decisive(value) for value in told] if isinstance(told, list) else told
 
 
 @dataclass
