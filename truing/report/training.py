@@ -74,7 +74,9 @@ def untroubled(study: Study, mark: Mark = str) -> str:
     judged = [mark(arm.name) for arm in rest if sum("loss" in row for row in arm.training) >= LEAST]
     short = [mark(arm.name) for arm in rest if mark(arm.name) not in judged]
     asked = "falling chosen replies, length, saturation or the loss"
-    parts = [f"At the end of training there is nothing to warn of in {listed(judged)}, as to {asked}."] if judged else []
+    parts = (
+        [f"At the end of training there is nothing to warn of in {listed(judged)}, as to {asked}."] if judged else []
+    )
     parts += [f"Too little was logged of {listed(short)} to say more: fewer than {LEAST} rows."] if short else []
     return " ".join(parts)
 
