@@ -29,12 +29,14 @@ class Extras:
     Attributes:
         collisions: the chance that two draws agree where it is predicted.
         divergences: the KL there from the policy that was opened.
+        temperature: of both distributions in that KL, > 0.
         extrapolation: how much further than it has come the policy is taken to go, >= 0, for its log-probability then;
             0 asks for nothing.
     """
 
     collisions: bool = False
     divergences: bool = False
+    temperature: float = 1.0
     extrapolation: float = 0.0
 
     @property

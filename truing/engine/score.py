@@ -72,7 +72,7 @@ def score_packed(
         with torch.no_grad():
             fixed = states(anchor, packed)
         if extras.divergences:
-            apart = target_divergences(model, read, anchor, fixed)
+            apart = target_divergences(model, read, anchor, fixed, extras.temperature)
         if extras.extrapolation:
             further = target_extrapolated(model, read, anchor, fixed, packed.targets, extras.extrapolation)
     return TreeScores(tokens, packed.owner, packed.counts, read, agree, apart, further)
@@ -122,7 +122,7 @@ def score_plain(
             if anchor is not None:
                 with torch.no_grad():
                     others = told(anchor, {"input_ids": ids}, len(tree.prompt))
-                apart.append(divergences(logits, others))
+                apart.append(divergences(logits, others, extras.temperature))
                 further.append(extrapolated(logits.detach(), others, wanted, extras.extrapolation))
             counts.append(len(reply))
     sizes = torch.tensor(counts, dtype=torch.int64, device=model.device)

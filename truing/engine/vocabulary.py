@@ -43,16 +43,19 @@ def target_collisions(model: Any, hidden: torch.Tensor) -> torch.Tensor:
         return _by_chunks(lambda states: collisions(project(model, states)), hidden)
 
 
-def target_divergences(model: Any, hidden: torch.Tensor, anchor: Any, fixed: torch.Tensor) -> torch.Tensor:
+def target_divergences(
+    model: Any, hidden: torch.Tensor, anchor: Any, fixed: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
     """``KL(anchor || model)`` over the vocabulary where ``(T, D)`` hidden states of the two stand: ``(T,)``, nats.
 
-    Its gradient in the model's logits is the model's probabilities less the anchor's. The anchor has none.
+    Its gradient in the model's logits is the model's probabilities less the anchor's, by the temperature. The anchor
+    has none.
     """
 
     def chunk(states: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             wanted = project(anchor, other)
-        return divergences(project(model, states), wanted)
+        return divergences(project(model, states), wanted, temperature)
 
     return _by_chunks(chunk, hidden, fixed)
 
@@ -74,10 +77,10 @@ def collisions(logits: torch.Tensor) -> torch.Tensor:
     return (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
 
 
-def divergences(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """``KL(others || logits)`` for logits ``(T, V)`` of two models: ``(T,)``, nats."""
-    others = others.log_softmax(-1)
-    return (others.exp() * (others - logits.log_softmax(-1))).sum(-1)
+def divergences(logits: torch.Tensor, others: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """``KL(others || logits)`` for logits ``(T, V)`` of two models, both divided by ``temperature``: ``(T,)``, nats."""
+    others = (others / temperature).log_softmax(-1)
+    return (others.exp() * (others - (logits / temperature).log_softmax(-1))).sum(-1)
 
 
 def extrapolated(logits: torch.Tensor, others: torch.Tensor, targets: torch.Tensor, further: float) -> torch.Tensor:

@@ -209,7 +209,7 @@ class TabularWorkbench(Workbench):
         apart = further = None
         if self.extras.compares:
             own, base = asked[index[0]], self._policy.logits[[trees[row].prompt[0] for row in rows]]
-            apart = divergences(own, base) if self.extras.divergences else None
+            apart = divergences(own, base, self.extras.temperature) if self.extras.divergences else None
             if self.extras.extrapolation:
                 further = extrapolated(own.detach(), base, index[1], self.extras.extrapolation)
         counts = torch.tensor(sizes, dtype=torch.int64)

@@ -195,19 +195,22 @@ def test_what_is_saved_is_told() -> None:
     assert "multiplications a token" in line
 
 
-def test_recovery_trains_shared_experts_towards_the_unmerged_model() -> None:
+@pytest.mark.parametrize("warmth", [1.0, 2.0])
+def test_recovery_trains_shared_experts_towards_the_unmerged_model(warmth: float) -> None:
     """The KL that is logged first is of the merged model from the unmerged; it falls, and experts stay shared."""
     policy, notes = make_local("mixtral", seed=2), Notes()
     settings: dict[str, Any] = {"max_steps": 25, "learning_rate": 3e-3, "logging_steps": 1, "warmup_ratio": 0.0}
-    made = merge(policy, Run(log=notes), kd_weight=50.0, per_device_train_batch_size=4, **settings)
+    settings |= {"kd_weight": 50.0, "kd_temperature": warmth, "per_device_train_batch_size": 4}
+    made = merge(policy, Run(log=notes), **settings)
     start = merge(policy)
     trees = policy.encode_many([demo.prompt for demo in DEMOS], [(demo.reply,) for demo in DEMOS])
     per_demo = []
     for tree in trees:
         ids = torch.tensor([[*tree.prompt, *tree.replies[0]]])
         with torch.no_grad():
-            rows = [p.model(ids).logits[0, len(tree.prompt) - 1 : -1].log_softmax(-1) for p in (policy, start)]
-        per_demo.append((rows[0].exp() * (rows[0] - rows[1])).sum(-1).mean())
+            logits = [p.model(ids).logits[0, len(tree.prompt) - 1 : -1] for p in (policy, start)]
+        rows = [(each / warmth).log_softmax(-1) for each in logits]
+        per_demo.append(warmth**2 * (rows[0].exp() * (rows[0] - rows[1])).sum(-1).mean())
     series = notes.series("kd")
     assert series[0] == pytest.approx(float(torch.stack(per_demo).mean()), rel=1e-3)
     assert series[-1] < 0.7 * series[0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 from truing.core.errors import bad
 from truing.core.evidence import Evidence
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 class CompressMethod(Training, Method[Editable, Editable]):
     """Reads demonstrations: as calibration text, and to recover on. With ``max_steps: 0`` nothing is recovered.
 
-    What is recovered on is the negative log-likelihood of the replies plus ``kd_weight`` times KL(base || policy) over
-    the vocabulary, a mean over their tokens. The base is the model as it was before this step.
+    What is recovered on is the negative log-likelihood of the replies plus ``kd_weight T^2`` times KL(base || policy)
+    over the vocabulary at temperature ``T``, a mean over their tokens. The base is the model as it was before this step.
 
     Attributes:
         max_calibration: how many demonstrations routers are watched on, from the first.
         kd_weight: of distillation; 0 saves the base's forward passes.
+        kd_temperature: ``T``; its square keeps the gradient's size (Hinton et al. 2015, arXiv:1503.02531).
         storage: ``plain`` is a folder that transformers loads, in which an expert is written once for every row of the
             router that it stands for: smaller in this program's memory, not on the disk. ``compact`` is smaller on the
             disk too, and only this program loads it.
@@ -41,6 +42,7 @@ class CompressMethod(Training, Method[Editable, Editable]):
 
     max_calibration: Annotated[int, Ge(1)] = 256
     kd_weight: Annotated[float, Ge(0)] = 0.2
+    kd_temperature: Annotated[float, Gt(0)] = 2.0
     storage: Storage = "plain"
     learning_rate: Annotated[float, Ge(0)] = 1e-5
 
@@ -92,14 +94,14 @@ class CompressMethod(Training, Method[Editable, Editable]):
 
     @property
     def _extras(self) -> Extras:
-        return Extras(divergences=self.kd_weight > 0)
+        return Extras(divergences=self.kd_weight > 0, temperature=self.kd_temperature)
 
     def _score(self, scores: TreeScores, numbers: Sequence[int]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         task = -scores.tokens
         told = {"nll": task}
         if scores.divergences is not None:
-            told["kd"] = scores.divergences
-        losses = task if scores.divergences is None else task + self.kd_weight * scores.divergences
+            told["kd"] = self.kd_temperature**2 * scores.divergences
+        losses = task + self.kd_weight * told["kd"] if "kd" in told else task
         zeros = losses.new_zeros(len(scores.counts))
         means = {
             name: zeros.index_add(0, scores.owner, value.detach()) / scores.counts.clamp_min(1)

@@ -85,14 +85,24 @@ class MergeMethod(Method[Editable, Editable]):
 
 
 def checked_donors(method: MergeMethod, base: Editable, evidence: Evidence) -> tuple[Tensors, dict[str, Tensors]]:
-    """The tensors of base and donors, of one architecture.
+    """The tensors of base and donors, of one architecture, and as many donors as the method takes.
 
     Raises:
         InputError: there are no donors, or not as many as the method takes, or their tensors are not the base's.
     """
+    if evidence.donors:
+        method.require(len(evidence.donors))
+    return fitting(method.card.name, base, evidence)
+
+
+def fitting(place: str, base: Editable, evidence: Evidence) -> tuple[Tensors, dict[str, Tensors]]:
+    """The tensors of base and donors, of one architecture.
+
+    Raises:
+        InputError: there are no donors, or their tensors are not the base's.
+    """
     if not evidence.donors:
-        raise bad(method.card.name, "has no donors", "Give the arm 'donors:', or --donor NAME=MODEL.")
-    method.require(len(evidence.donors))
+        raise bad(place, "has no donors", "Give the arm 'donors:', or --donor NAME=MODEL.")
     own = as_tensors(base.weights())
     donors = {name: _weights(name, donor) for name, donor in evidence.donors.items()}
     faults = [fault for name, theirs in donors.items() for fault in mismatches(f"donors.{name}", own, theirs)]

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from truing.core.errors import Fault, InputError, bad
+from truing.core.errors import bad
 from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.policy import Editable
+from truing.methods.merge._family import fitting
 from truing.models.architecture import Architecture, Slot, describe
 
 Rule = Literal["mean", "pretrained", "aligned"]
 """What a tensor outside of the parts takes: the mean of their fractions, the base's own, or the donors' mean."""
 NormRule = Literal["part", "mean", "pretrained", "aligned"]
-_MEND = "Give models of one architecture and one vocabulary."
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def blend_of(base: Editable, evidence: Evidence, rules: Rules, place: str) -> Bl
         InputError: no donors, one without weights or of other shapes, an architecture that nobody described, or more
             parts than blocks.
     """
-    donors = _donors(base, evidence, place)
+    donors = list(fitting(place, base, evidence)[1].values())
     ends, deltas = {}, {}
     for name, tensor in base.weights().items():
         if tensor.is_floating_point():
@@ -130,7 +130,8 @@ def blend_of(base: Editable, evidence: Evidence, rules: Rules, place: str) -> Bl
             if slot.block is not None:
                 counts[slot.block] += slot.matrix
     if not all(counts):
-        raise bad(place, f"block {counts.index(0)} of {told.model_type} has no matrix under its described name", _MEND)
+        fact = f"block {counts.index(0)} of {told.model_type} has no matrix under its described name"
+        raise bad(place, fact, "merge/linear takes any architecture.")
     return Blend(base, ends, deltas, members, layers, tuple(counts))
 
 
@@ -154,26 +155,6 @@ def divided(blocks: int, parts: int, place: str) -> tuple[int, ...]:
 def centre(values: Sequence[float]) -> float:
     """The mean; of equal values exactly that value."""
     return values[0] + math.fsum(value - values[0] for value in values) / len(values)
-
-
-def _donors(base: Editable, evidence: Evidence, place: str) -> list[Mapping[str, torch.Tensor]]:
-    if not evidence.donors:
-        raise bad(place, "has no donors", "Give the arm 'donors:', or --donor NAME=MODEL: the aligned model.")
-    own, found, faults = base.weights(), list[Mapping[str, torch.Tensor]](), list[Fault]()
-    for name, donor in evidence.donors.items():
-        at = f"donors.{name}"
-        if not isinstance(donor, Editable):
-            faults.append(Fault(at, "has no weights to merge", "Give a model, not a wrapped policy."))
-            continue
-        theirs = donor.weights()
-        odd = sorted(own.keys() ^ theirs.keys()) or [key for key in own if own[key].shape != theirs[key].shape]
-        if odd:
-            fact = f"{len(odd)} tensors are not there on both sides in one shape, {odd[0]!r} first"
-            faults.append(Fault(at, fact, _MEND))
-        found.append(theirs)
-    if faults:
-        raise InputError(*faults)
-    return found
 
 
 def _described(base: Editable, place: str) -> Architecture | None:
