@@ -29,7 +29,7 @@ class CompressMethod(Training, Method[Editable, Editable]):
     """Reads demonstrations: as calibration text, and to recover on. With ``max_steps: 0`` nothing is recovered.
 
     What is recovered on is the negative log-likelihood of the replies plus ``kd_weight T^2`` times KL(base || policy)
-    over the vocabulary at temperature ``T``, a mean over their tokens. The base is the model as it was before this step.
+    over the vocabulary at temperature ``T``, a mean over tokens. The base is the model as it was before this step.
 
     Attributes:
         max_calibration: how many demonstrations routers are watched on, from the first.
