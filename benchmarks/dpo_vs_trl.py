@@ -27,6 +27,7 @@ def options() -> argparse.Namespace:
     made = parser("dpo_vs_trl", (__doc__ or "").split("\n")[0])
     pair_options(made, pairs=48, batch=4)
     trl_options(made, peers="default,plain,precomputed")
+    made.add_argument("--lean", type=int, default=0, help="us once more, with so many tokens a forward pass")
     words = made.parse_args()
     if words.short:
         words.pairs, words.batch = min(words.pairs, 4), min(words.batch, 2)
@@ -61,6 +62,10 @@ def sides(words: argparse.Namespace, shared: Common, pairs: Prepared, model: str
     python = trl_python(shared)
     told = {**job(words, model), "pairs": str(pairs.ours), "order": pairs.order, "settings": values(words.set)}
     made = [Side("truing", "ours_dpo.py", told)]
+    if words.lean:
+        made.append(
+            Side("lean", "ours_dpo.py", {**told, "settings": {**told["settings"], "tokens_per_batch": words.lean}})
+        )
     for name, settings in asked.items():
         made.append(Side(f"TRL {name}", "trl_dpo.py", peer_job(words, model, pairs, settings), python))
     return made
@@ -74,14 +79,22 @@ def main() -> None:
         model = model_folder(words.model)
         pairs = chosen_pairs(words, Path(folder), model)
         runs = alternate(sides(words, shared, pairs, model), repeats=shared.repeats, threads=shared.threads)
-    ours, others = runs.pop("truing"), runs
+    ours, lean, others = runs.pop("truing"), runs.pop("lean", None), runs
     facts = {"model": words.model, **pairs.facts, "pairs_a_step": words.batch, "bf16": words.bf16}
     tables = {
         "Throughput and memory": table(against(ours, others, work=words.pairs, unit="pair")),
+        **_leaner(lean, others, words),
         "The same mathematics": agreement(ours, others),
         "Loss a step": losses(ours, others),
     }
-    settle("dpo_vs_trl", shared, work=facts, runs={"truing": ours, **others}, tables=tables)
+    kept = {"truing": ours, **({"lean": lean} if lean else {}), **others}
+    settle("dpo_vs_trl", shared, work=facts, runs=kept, tables=tables)
+
+
+def _leaner(lean: Any, others: Mapping[str, Any], words: argparse.Namespace) -> dict[str, str]:
+    """The table of our other side, where there is one."""
+    title = f"The same with {words.lean} tokens a forward pass"
+    return {title: table(against(lean, others, work=words.pairs, unit="pair"))} if lean else {}
 
 
 if __name__ == "__main__":
