@@ -106,7 +106,7 @@ class Constants:
             transformers 5.23 on a processor, in float32 and under autocast to bfloat16); ``tests/test_estimate.py``
             measures them again on other shapes. Attention is the fused kernel that keeps no probabilities.
         ends: bytes for each number of the residual stream before the first layer and after the last; measured likewise.
-        chunk: targets projected to the vocabulary at once, as ``truing.engine.score.CHUNK``.
+        chunk: targets projected to the vocabulary at once, as ``truing.engine.vocabulary.CHUNK``.
         logit_copies: float32 tensors as large as a chunk's logits in its backward pass: the logits, their exponentials
             and their gradient. Counted from the formula, not measured.
         utilisation: share of the device's peak that training reaches. Assumed: not measured on an accelerator.

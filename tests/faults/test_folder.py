@@ -121,12 +121,14 @@ def test_another_recipe_is_not_taken_up(
     assert (out / "run.json").read_bytes() == before
 
 
-def test_less_memory_a_step_is_no_other_recipe(asked: Callable[..., int], tmp_path: Path) -> None:
+def test_less_memory_a_step_is_no_other_recipe(
+    asked: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What ran out of memory goes on in smaller passes, with what it has learnt."""
     out = began(tmp_path / "out")
     for words in (("--tokens_per_batch", "512"), ("--gradient_checkpointing", "true", "--logging_steps", "1")):
-        with pytest.raises(AssertionError, match="a model was loaded"):
-            asked(out, "--resume", *words)
+        assert asked(out, "--resume", *words) == 1
+        assert "a model was loaded" in capsys.readouterr().err
     assert asked(out, "--resume", "--max_steps", "2") == 2
 
 

@@ -143,7 +143,7 @@ def test_the_blend_of_parts_is_the_one_by_hand(kept: tuple[float, float]) -> Non
 
 def test_the_gradient_of_a_logit_is_that_of_models_with_blended_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Central differences over models that are really made, in float64; the head is projected by in many chunks."""
-    monkeypatch.setattr("truing.engine.score.CHUNK", 3)
+    monkeypatch.setattr("truing.engine.vocabulary.CHUNK", 3)
     torch.manual_seed(0)
     base = make_exact("llama")
     donor = base.with_weights({name: t + 0.1 * torch.randn_like(t) for name, t in base.weights().items()})
