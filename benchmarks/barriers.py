@@ -13,17 +13,16 @@ nothing.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.arguments import common, parser, start
+from harness.arguments import common, start
 from harness.record import settle
 from harness.side import versions
-from harness.vision import Images, Shape, evaluated, images, shapes, trained
+from harness.vision import Images, Shape, asked, evaluated, trained
 from torch import nn
 
 from truing.core.lazy import F, torch
@@ -183,27 +182,12 @@ def measured(shape: Shape, data: Images, pairs: int) -> tuple[dict[str, list[dic
     return rows, ends
 
 
-def options() -> argparse.Namespace:
-    """The command line."""
-    made = parser("barriers", (__doc__ or "").split("\n")[0], repeats=1)
-    made.add_argument("--data", choices=["digits", "made-up"], default="digits")
-    made.add_argument("--pairs", type=int, default=3, help="pairs of networks of each shape (%(default)s)")
-    made.add_argument("--widths", default="64,256", help="of the MLPs (%(default)s)")
-    made.add_argument("--dims", default="32,64", help="of the transformers' streams (%(default)s)")
-    words = made.parse_args()
-    if words.short:
-        words.data, words.pairs, words.widths, words.dims = "made-up", 1, "16", "16"
-    return words
-
-
 def main() -> None:
     """Train, bring into order, walk."""
-    words = options()
-    torch.set_num_threads(words.threads)
-    data = images(words.data, short=words.short)
-    found = [[int(n) for n in text.split(",") if n] for text in (words.widths, words.dims)]
+    summary = (__doc__ or "").split("\n")[0]
+    words, data, kinds = asked("barriers", summary, widths="64,256", dims="32,64")
     tables, runs = {}, {}
-    for shape in shapes(*found, epochs=2 if words.short else 60):
+    for shape in kinds:
         rows, ends = measured(shape, data, words.pairs)
         tables[shape.name] = table(rows, ends)
         print(f"{shape.name}\n\n{tables[shape.name]}\n", file=sys.stderr, flush=True)

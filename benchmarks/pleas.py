@@ -9,14 +9,13 @@ alike stay separate (`truing.units.pleas`). Images and networks are those of `ba
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.arguments import common, parser, start
+from harness.arguments import common, start
 from harness.record import settle
-from harness.vision import Images, Shape, evaluated, images, shapes, trained
+from harness.vision import Images, Shape, asked, evaluated, trained
 from torch import nn
 
 from truing.core.lazy import torch
@@ -112,27 +111,12 @@ def shown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def options() -> argparse.Namespace:
-    """The command line."""
-    made = parser("pleas", (__doc__ or "").split("\n")[0], repeats=1)
-    made.add_argument("--data", choices=["digits", "made-up"], default="digits")
-    made.add_argument("--pairs", type=int, default=3, help="pairs of networks of each shape (%(default)s)")
-    made.add_argument("--widths", default="64", help="of the MLPs (%(default)s)")
-    made.add_argument("--dims", default="32", help="of the transformers' streams (%(default)s)")
-    words = made.parse_args()
-    if words.short:
-        words.data, words.pairs, words.widths, words.dims = "made-up", 1, "16", "16"
-    return words
-
-
 def main() -> None:
     """Train, merge, evaluate."""
-    words = options()
-    torch.set_num_threads(words.threads)
-    data = images(words.data, short=words.short)
-    found = [[int(n) for n in text.split(",") if n] for text in (words.widths, words.dims)]
+    summary = (__doc__ or "").split("\n")[0]
+    words, data, kinds = asked("pleas", summary, widths="64", dims="32")
     tables, runs = {}, {}
-    for shape in shapes(*found, epochs=2 if words.short else 60):
+    for shape in kinds:
         for task in ("all classes", "five classes each"):
             rows = measured(shape, data, words.pairs, task)
             tables[f"{shape.name}, {task}"] = shown(rows)

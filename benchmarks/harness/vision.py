@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
+from harness.arguments import parser
 from truing.core.errors import bad
 from truing.core.lazy import F, torch
 from truing.models.networks import mlp, transformer
@@ -139,3 +141,18 @@ def evaluated(net: nn.Module, weights: Mapping[str, torch.Tensor], data: Images,
     with torch.no_grad():
         logits = torch.func.functional_call(net, dict(weights), (x,))
     return float(F.cross_entropy(logits, y)), float((logits.argmax(1) == y).double().mean())
+
+
+def asked(name: str, summary: str, *, widths: str, dims: str) -> tuple[argparse.Namespace, Images, list[Shape]]:
+    """The command line of a benchmark of such networks, and what it asks for."""
+    made = parser(name, summary, repeats=1)
+    made.add_argument("--data", choices=["digits", "made-up"], default="digits")
+    made.add_argument("--pairs", type=int, default=3, help="pairs of networks of each shape (%(default)s)")
+    made.add_argument("--widths", default=widths, help="of the MLPs (%(default)s)")
+    made.add_argument("--dims", default=dims, help="of the transformers' streams (%(default)s)")
+    words = made.parse_args()
+    if words.short:
+        words.data, words.pairs, words.widths, words.dims = "made-up", 1, "16", "16"
+    torch.set_num_threads(words.threads)
+    sizes = [[int(n) for n in text.split(",") if n] for text in (words.widths, words.dims)]
+    return words, images(words.data, short=words.short), list(shapes(*sizes, epochs=2 if words.short else 60))
