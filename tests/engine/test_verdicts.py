@@ -93,18 +93,21 @@ def test_the_margin_saturates() -> None:
     assert 80 <= found.since <= 90  # 1.9 t = 0.8 at t = 0.42, row 16.4, step 87
 
 
-@pytest.mark.parametrize(("rewarded", "chosen", "said"), [(0.85, 0.55, "runs away"), (0.95, 0.95, "alone would rank")])
-def test_length_runs_away_or_is_all_there_is(rewarded: float, chosen: float, said: str) -> None:
+@pytest.mark.parametrize(
+    ("rewarded", "chosen", "kind", "said"),
+    [(0.85, 0.55, "length", "leans on length"), (0.95, 0.95, "balance", "alone would rank")],
+)
+def test_length_is_leant_on_or_is_all_there_is(rewarded: float, chosen: float, kind: str, said: str) -> None:
     shapes: dict[str, Shape] = {
         "lengths__longer_rewarded": lambda t: rewarded,
         "lengths__longer_chosen": lambda t: chosen,
     }
     found = only(log(noise=0.001, **shapes))
-    assert (found.kind, said in found.fact) == ("length", True)
+    assert (found.kind, said in found.fact) == (kind, True)
     assert f"{100 * rewarded:.0f} %" in found.fact
 
 
-def test_a_reward_that_follows_balanced_data_does_not_run_away() -> None:
+def test_a_reward_that_follows_balanced_data_leans_on_nothing() -> None:
     rows = log(lengths__longer_rewarded=lambda t: 0.66, lengths__longer_chosen=lambda t: 0.6)
     assert findings(rows) == []
 

@@ -63,6 +63,17 @@ def test_replies_that_have_become_much_longer(make_run: MakeRun, tokens: float, 
     assert not told or "2.0 times as long as the base's (160 tokens against 80.0)" in said[0]
 
 
+def test_a_reward_that_leans_on_length_is_no_news_where_replies_are_known_to_shrink(make_run: MakeRun) -> None:
+    leaning = [{**row, "lengths/longer_rewarded": 0.9, "lengths/longer_chosen": 0.5} for row in rows()]
+    told = []
+    for measured in ({}, length(60.0)):
+        folder = make_run({"base": length(80.0), "dpo": {"_training": leaning, **measured}}, folder=f"{len(told)}")
+        told.append(training.remarks(gather([folder])))
+    (((_, (sentence,)),), nothing) = told
+    assert "it leans on length" in sentence
+    assert nothing == []
+
+
 def test_an_arm_that_was_not_trained_may_be_as_long_as_it_likes(make_run: MakeRun) -> None:
     folder = make_run({"base": length(80.0), "prompt": {**win(0.6), **length(300.0)}})
     assert training.remarks(gather([folder])) == []

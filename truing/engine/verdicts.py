@@ -35,7 +35,7 @@ class Finding:
     """Something that goes wrong.
 
     Attributes:
-        kind: ``displacement``, ``length``, ``saturation`` or ``loss``.
+        kind: ``displacement``, ``length`` (of the model), ``balance`` (of the data's), ``saturation`` or ``loss``.
         fact: what the log says.
         mend: what to do about it.
         since: the step from which on it was so, where that can be said.
@@ -148,13 +148,13 @@ def _length(rows: Sequence[Row]) -> Finding | None:
         return None
     said = f"The implicit reward prefers the longer reply in {_percent(rewarded)} of the pairs"
     if over.mean > EXCESS and over.mean > 2 * over.error:
-        fact = f"{said}, the data only in {_percent(chosen)}: length runs away"
-        mend = "Divide log-probabilities by length, raise beta, or stop earlier; the length probe says what it does."
+        fact = f"{said}, the data only in {_percent(chosen)}: it leans on length"
+        mend = "The length probe says whether replies grow; if so, divide by length, raise beta, or stop earlier."
         return Finding("length", fact, mend, _since(excess, lambda value: value > EXCESS))
     if chosen > ONE_SIDED and rewarded > ONE_SIDED:
         fact = f"{said}, as the data does in {_percent(chosen)}: length alone would rank them"
         mend = "Balance the pairs by length, or divide log-probabilities by length."
-        return Finding("length", fact, mend)
+        return Finding("balance", fact, mend)
     return None
 
 

@@ -57,7 +57,9 @@ def remarks(study: Study) -> list[tuple[str, list[str]]]:
     """
     said = []
     for arm in (arm for arm in study.arms if arm.training):
-        if found := [*findings(arm.training), *_longer(study, arm)]:
+        logged, measured = findings(arm.training), study.find(arm.name, "length") is not None
+        # A reward may lean on length while replies shrink: where these were measured, they alone are the evidence.
+        if found := [*(each for each in logged if not (measured and each.kind == "length")), *_longer(study, arm)]:
             said.append((arm.name, [str(finding).replace(" %", show.PERCENT) for finding in found]))
     return said
 
