@@ -110,6 +110,26 @@ def test_the_tax_is_stated_only_where_it_was_measured(
     assert expected in result.costs
 
 
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [
+        (1.03, 1.02, 1.04, "rises by 3.0\u202f%"),
+        (0.9, 0.85, 0.95, "falls by 10\u202f%"),
+        (1.03, 0.99, 1.07, "does not measurably move"),
+    ],
+)
+def test_the_tax_is_told_passage_by_passage_where_it_can_be(
+    make_run: MakeRun, value: float, low: float, high: float, expected: str
+) -> None:
+    """Intervals of the two perplexities overlap, as passages differ more than models do."""
+    wide = {"value": 50.0, "low": 40.0, "high": 60.0}
+    ratio = {"value": value, "low": low, "high": high, "unit": "times"}
+    result = said(
+        make_run({"base": {"perplexity": wide}, "a": {**win(0.7), "perplexity": wide, "perplexity.ratio": ratio}})
+    )
+    assert f"on neutral text {expected}" in result.costs
+
+
 def test_a_bound_is_said_to_be_one_and_tokens_are_counted(make_run: MakeRun) -> None:
     tokens = {"cost.tokens": {"value": 320.0, "unit": "tokens"}, "cost.trained": {"value": 0.0, "unit": "parameters"}}
     base = {"cost.tokens": {"value": 80.0, "unit": "tokens"}}

@@ -154,10 +154,7 @@ def _costs(study: Study, top: Arm, mark: Mark) -> str:
     clauses += _changed(
         study, top.name, base, "length", "its replies are {share} {way}", "its replies are about as long"
     )
-    tax = "perplexity on neutral text"
-    clauses += _changed(
-        study, top.name, base, "perplexity", tax + " {way} by {share}", tax + " does not measurably move"
-    )
+    clauses += _tax(study, top.name, base)
     clauses += _effort(study, top, base)
     if not clauses:
         return f"What {mark(top.name)} costs was not measured."
@@ -175,6 +172,19 @@ def _changed(study: Study, arm: str, base: str, probe: str, change: str, same: s
         return [same]
     more, less = ("longer", "shorter") if probe == "length" else ("rises", "falls")
     return [change.format(share=percent(abs(ratio)), way=more if ratio > 0 else less)]
+
+
+def _tax(study: Study, arm: str, base: str) -> list[str]:
+    """A clause on neutral text: passage by passage against the base where that was measured, since passages differ more
+    than models do.
+    """
+    change, same = "perplexity on neutral text {way} by {share}", "perplexity on neutral text does not measurably move"
+    paired = study.find(arm, "perplexity.ratio")
+    if paired is None or paired.low is None or paired.high is None:
+        return _changed(study, arm, base, "perplexity", change, same)
+    if paired.low <= 1 <= paired.high:
+        return [same]
+    return [change.format(share=percent(abs(paired.value - 1)), way="rises" if paired.value > 1 else "falls")]
 
 
 def _effort(study: Study, top: Arm, base: str) -> list[str]:
