@@ -101,6 +101,18 @@ def test_nothing_is_held_out_where_the_user_says_so() -> None:
     assert (len(found.evidence.pairs), list(found.prompts), list(found.pairs)) == (len(PAIRS), [], [])
 
 
+def test_nothing_is_held_out_where_no_probe_would_look_at_it() -> None:
+    """No prompts are asked, and pairs are not weighed, or others are."""
+    both = {"pairs": PAIRS, "demos": DEMOS}
+    for keys in ({"probes": []}, {"probes": ["preference"], "evaluate": {"pairs": PAIRS[:3]}}):
+        found = read(data=both, **keys)
+        assert (len(found.evidence.pairs), len(found.evidence.demos)) == (len(PAIRS), len(DEMOS))
+    found = read(data=both, probes=["preference", "perplexity"])
+    weighed = {pair.prompt for pair in found.pairs}
+    assert weighed
+    assert not weighed & {demo.prompt for demo in found.evidence.demos}
+
+
 def test_held_out_pairs_are_weighed_and_never_trained_on() -> None:
     found = read(data={"pairs": PAIRS})
     assert found.pairs

@@ -122,7 +122,7 @@ def _read(
     kind = cast(Kind, name)
     given = dict(spec) if isinstance(spec, Mapping) and "source" in spec else {"source": spec}
     splits = name in ("pairs", "lists", "demos", "ratings")
-    if derive and splits:
+    if derive and splits and _uses_held_out(recipe):
         given.setdefault("hold_out", HELD_OUT)
     limit = None if "max_length" in given or kind in ("contrasts", "texts") else longest
     loaded = load(kind, given, measurer=measurer, max_length=limit, place=f"data.{name}").at_least(1)
@@ -142,6 +142,12 @@ def _read(
             inputs.notes.append(f"{share:.0%} of the prompts of {name} are held out, and evaluated on")
         else:
             inputs.notes.append(f"{name} has too few prompts to hold any out; name some under evaluate.prompts")
+
+
+def _uses_held_out(recipe: Recipe) -> bool:
+    """Whether some probe is of prompts, or of pairs, that would be held out: else all rows are trained on."""
+    weighed = "preference" in recipe.probes and "pairs" in recipe.data and recipe.evaluate["pairs"] is None
+    return weighed or bool(set(recipe.probes) - SILENT)
 
 
 def _pairs(inputs: Inputs, recipe: Recipe, measurer: Measurer | None, longest: int | None) -> None:
