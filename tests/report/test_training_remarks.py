@@ -10,6 +10,7 @@ from report_helpers import MakeRun, Reader, page_of, win
 
 from truing.engine.verdicts import LEAST
 from truing.report import markdown, training
+from truing.report.looks import of_trained
 from truing.report.study import gather
 
 
@@ -85,6 +86,15 @@ def test_several_runs_are_each_held_against_their_own_base(make_run: MakeRun) ->
     told = training.remarks(gather([first, second]))
     assert [arm for arm, _ in told] == ["other · dpo"]
     assert told[0][1][0].startswith("Its replies have become 3.3 times")
+
+
+@pytest.mark.parametrize("each", [1, 4, 9])
+def test_every_trained_arm_has_a_look_however_many_there_are(make_run: MakeRun, each: int) -> None:
+    """Grids train more arms than there are colours."""
+    arms = {f"{curve}/beta={k}": {"_training": rows(), **win(0.6)} for curve in "abcd" for k in range(each)}
+    looks = of_trained(gather([make_run({"base": {}, **arms})]))
+    assert list(looks) == list(arms)
+    assert len(set(looks.values())) == len(arms)
 
 
 def test_panels_of_pairs_and_of_demonstrations(make_run: MakeRun) -> None:

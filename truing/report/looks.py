@@ -6,6 +6,7 @@ figure. The eight hues are told apart under the common colour-vision deficiencie
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,8 +47,9 @@ def of_trained(study: Study) -> Mapping[str, Look]:
     for arm in trained:
         if arm.curve in curves and curves[arm.curve] not in taken.values():
             taken[arm.name] = curves[arm.curve]
-    free = [look for i in range(len(trained) + len(curves)) if (look := _look(i)) not in taken.values()]
-    later = iter(free)
+    every = dict.fromkeys(_look(i) for i in range(len(trained) + len(curves)))
+    # Looks come round: where more was trained than there are, some share one, and the legend tells them apart.
+    later = itertools.cycle([look for look in every if look not in taken.values()] or every)
     return {arm.name: taken.get(arm.name) or next(later) for arm in trained}
 
 
@@ -60,4 +62,4 @@ def by_curve(arms: Sequence[Arm]) -> Mapping[str, Sequence[Arm]]:
 
 
 def _look(index: int) -> Look:
-    return Look(f"$c{index % HUES}", SYMBOLS[(index + index // HUES) % len(SYMBOLS)])
+    return Look(f"$c{index % HUES}", SYMBOLS[(index % HUES + index // HUES) % len(SYMBOLS)])
