@@ -13,11 +13,11 @@ from pathlib import Path
 
 from truing.core.errors import Fault, did_you_mean
 from truing.core.evidence import Evidence
-from truing.core.recipe import numbers
+from truing.core.recipe import EVALUATE, numbers
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 DATA_FIELDS = tuple(f.name for f in fields(Evidence) if f.name not in ("donors", "judge"))
-MEASURED_ON = ("prompts", "pairs", "facts", "targets", "refusal", "questions")
+MEASURED_ON = tuple(name for name in EVALUATE if name not in ("draws", "limit"))
 """What ``truing evaluate`` reads, under the names that a recipe's ``evaluate`` has for it."""
 
 

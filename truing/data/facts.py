@@ -13,7 +13,7 @@ from annotated_types import Ge
 
 from truing.core.errors import Fault, InputError, bad
 from truing.core.method import coerce, field_faults
-from truing.data.sources import Source, rows
+from truing.data.strict import every_row
 
 FORGET, RETAIN = "forget", "retain"
 Mean = Literal["arithmetic", "geometric"]
@@ -87,13 +87,8 @@ def load_facts(spec: object, place: str) -> FactSet:
     faults = field_faults(FactSettings, given, place)
     if source is None:
         raise InputError(*faults, Fault(place, "names no source", "Add 'source: FILE'."))
-    facts: list[Fact] = []
-    for row in rows(Source.of(source, place)):
-        where = f"{place}:{row.where}"
-        wrong = [row.value] if isinstance(row.value, Fault) else _row_faults(row.value, where)
-        faults += wrong
-        if not wrong and not isinstance(row.value, Fault):
-            facts.append(_fact(row.value))
+    facts, wrong = every_row(source, place, _row_faults, _fact)
+    faults += wrong
     if faults:
         raise InputError(*faults)
     if not facts:

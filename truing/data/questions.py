@@ -10,7 +10,7 @@ from typing import Any
 
 from truing.core.errors import Fault, InputError, bad
 from truing.data.promptset import shipped_lines
-from truing.data.sources import Source, rows
+from truing.data.strict import every_row
 
 SHIPPED = "general"
 
@@ -48,14 +48,7 @@ def load_questions(spec: object = SHIPPED, place: str = "questions") -> Question
     """
     given = spec.get("source") if isinstance(spec, Mapping) and set(spec) == {"source"} else spec
     source = [json.loads(line) for line in shipped_lines("questions")] if given == SHIPPED else given
-    found: list[Question] = []
-    faults: list[Fault] = []
-    for row in rows(Source.of(source, place)):
-        where = f"{place}:{row.where}"
-        wrong = [row.value] if isinstance(row.value, Fault) else _row_faults(row.value, where)
-        faults += wrong
-        if not wrong and not isinstance(row.value, Fault):
-            found.append(_question(row.value))
+    found, faults = every_row(source, place, _row_faults, _question)
     if faults:
         raise InputError(*faults)
     if not found:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from annotated_types import Ge
@@ -13,7 +14,7 @@ from annotated_types import Ge
 from truing.core.errors import Fault, InputError, bad
 from truing.core.method import coerce, field_faults
 from truing.core.policy import Chat, Message, user
-from truing.data.sources import Source, rows
+from truing.data.strict import every_row
 
 LABELS = ("unsafe", "safe")
 
@@ -84,16 +85,9 @@ def load_refusals(spec: object, place: str) -> RefusalSet:
     for label, value in sources.items():
         if value is None:
             continue
-        source, kept = Source.of(value, place), 0
-        for row in rows(source):
-            where = f"{place}:{row.where}"
-            wrong = [row.value] if isinstance(row.value, Fault) else _row_faults(row.value, where)
-            faults += wrong
-            if not wrong and not isinstance(row.value, Fault):
-                asked.append(_asked(row.value, label))
-                kept += 1
-            if kept == source.limit:
-                break
+        made, wrong = every_row(value, place, _row_faults, partial(_asked, label=label))
+        asked += made
+        faults += wrong
     if faults:
         raise InputError(*faults)
     if not asked:

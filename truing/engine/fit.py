@@ -54,7 +54,6 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
         return base.open(settings, run.rng("fit", "adapter").integer())
 
     bench = opened()
-    bench.extras = objective.extras
     origin = decided(base, trees, objective, settings, run, total) if run.work is not None else {}
     loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
     with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():

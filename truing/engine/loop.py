@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from truing.core.errors import bad
 from truing.core.lazy import torch
 from truing.core.policy import Workbench
 from truing.core.run import Run
-from truing.core.trees import Tree, TreeScores
+from truing.core.trees import Extras, Tree, TreeScores
 from truing.engine.checkpoint import Checkpoint
 from truing.engine.memory import device_peak, resident
 from truing.engine.meter import HEED, Meter
@@ -170,10 +171,12 @@ class Loop:
         passes = self.spread.passes(self.trees, members, self.settings.tokens_per_batch)
         survey, beside = self.objective.survey, self.objective.beside
         at_once = len(passes) == 1 and beside is None and self.processes.count == 1
+        asked = self.objective.extras
         if survey is not None and not at_once:
             survey(self._surveyed(beside(members) if beside else [self.trees[i] for i in members]), members)
+            asked = replace(asked, extrapolation=0.0)  # which only the survey reads
         for numbers, counts in passes:
-            scores = self._score([self.trees[i] for i in numbers])
+            scores = self._score([self.trees[i] for i in numbers], asked)
             if survey is not None and at_once:
                 seen = scores.tokens.detach(), scores.owner, scores.counts
                 survey(TreeScores(*seen, extrapolated=scores.extrapolated), numbers)
@@ -182,11 +185,12 @@ class Loop:
     def _surveyed(self, trees: Sequence[Tree]) -> TreeScores:
         """Scores of all these trees, without gradient, by all processes together; the same in each of them."""
         passes = self.spread.passes(trees, range(len(trees)), self.settings.tokens_per_batch)
+        asked = Extras(extrapolation=self.objective.extras.extrapolation)
         order: list[int] = []
         pieces = []
         with torch.no_grad():
             for places, counts in passes:  # a pass that counts nothing is made too: others wait for its part of a shard
-                scores = self._score([trees[k] for k in places])
+                scores = self._score([trees[k] for k in places], asked)
                 order += places if counts else []
                 told = [told for told in (scores.tokens, scores.extrapolated) if told is not None]
                 pieces.append(torch.stack(told, 1) if counts else torch.stack(told, 1)[:0])
@@ -201,8 +205,8 @@ class Loop:
         tokens, *extrapolated = torch.cat([found[k] for k in range(len(trees))]).unbind(1)
         return TreeScores(tokens, owner, sizes, extrapolated=extrapolated[0] if extrapolated else None)
 
-    def _score(self, trees: Sequence[Tree]) -> TreeScores:
-        perturb = self.objective.perturb
+    def _score(self, trees: Sequence[Tree], asked: Extras) -> TreeScores:
+        perturb, self.bench.extras = self.objective.perturb, asked
         with autocast(self.settings.precision):
             shift = perturb(self.bench, trees) if perturb is not None else None
             return self.spread.score(trees, shift)

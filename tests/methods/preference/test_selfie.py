@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from truing.core.errors import InputError
 from truing.core.evidence import Evidence, Pair
 from truing.core.policy import user
 from truing.core.run import Run
-from truing.core.trees import Extras
-from truing.engine.score import score_packed, score_plain
+from truing.core.trees import NO_EXTRAS, Extras
+from truing.engine.score import Scorer, score_packed, score_plain
 from truing.methods.preference._family import PairLogps
 from truing.methods.preference._memory import RecentMargins, least
 from truing.methods.preference._pairs import gather
@@ -173,6 +174,22 @@ class TestCertainty:
         near = [(whole.weights()[name] - tensor).abs().max() for name, tensor in cut.weights().items()]
         assert max(near) < 1e-5
         assert not same_weights(whole, QUICK(tiny_policy, GIVEN, Run()))
+
+
+def test_the_base_is_read_where_a_step_is_surveyed_and_nowhere_else(
+    tiny_policy: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of several passes is scored twice; the pass that is trained on needs no other model."""
+    inner, seen = Scorer.__call__, set[tuple[bool, bool]]()
+
+    def spy(self: Scorer, trees: Any, extras: Extras = NO_EXTRAS, *more: Any) -> Any:
+        seen.add((torch.is_grad_enabled(), extras.compares))
+        return inner(self, trees, extras, *more)
+
+    monkeypatch.setattr(Scorer, "__call__", spy)
+    replace(QUICK, extrapolation=0.5, tokens_per_batch=20)(tiny_policy, GIVEN, Run())
+    assert {(True, False), (False, True)} <= seen
+    assert (True, True) not in seen
 
 
 @pytest.mark.parametrize("trusting", [{"alpha": 0.0}, {"trusting_share": 1.0}, {"doubted_share": 0.0}])
