@@ -49,3 +49,9 @@ def test_nothing_to_read_is_refused(spec: object) -> None:
 
 def test_words_are_runs_of_letters_and_digits() -> None:
     assert words("The old, BLUE bridge (1911)!") == ["the", "old", "blue", "bridge", "1911"]
+
+
+def test_a_limit_is_kept() -> None:
+    rows = [{**ROW, "question": f"{i}?"} for i in range(3)]
+    found = load_facts({"source": {"source": rows, "limit": 2}}, "here")
+    assert [fact.question for fact in found.facts] == ["0?", "1?"]
