@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from harness.side import Clock, job, tell, token_digest
@@ -49,7 +50,7 @@ def main() -> None:
     method = build("preference/dpo", **training(work))
     log = Steps()
     with Clock() as clock:
-        method(base, Evidence(pairs=pairs), Run(work["seed"], log=log))
+        method(base, Evidence(pairs=pairs), Run(work["seed"], work=Path(work["scratch"]) / "work", log=log))
     ordered = [pairs[i] for i in work["order"]]
     trees = base.encode_many([p.prompt for p in ordered], [(p.chosen, p.rejected) for p in ordered])
     digest = token_digest([(tree.prompt, *tree.replies) for tree in trees])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from fitting import TREES, train
+from fitting import TREES, flat, train
 from tiny import ARCHITECTURES, make_local, same_weights
 
 from truing.core.errors import InputError
 from truing.core.policy import Opening, Workbench
 from truing.core.trees import Tree
+from truing.models import adapters
 from truing.models.adapters import recomputing
 from truing.models.local import Local
 
@@ -71,6 +73,34 @@ def test_less_is_kept_and_blocks_run_twice(settings: dict[str, Any]) -> None:
         bench.score(TREES).tokens.sum().backward()
         assert len(calls) == (1 if bench is once else 2)
         handle.remove()
+
+
+def test_what_one_pass_may_not_keep_is_computed_twice() -> None:
+    """A tree that is longer than a pass may be goes alone, and takes no more memory for it."""
+    bench = make_local(num_hidden_layers=6).open(Opening())
+    bench.score(TREES)  # the layout is proved
+    bench.most_kept = sum(tree.size for tree in TREES)
+    whole = kept(bench)
+    bench.most_kept -= 1
+    assert kept(bench) < whole / 3
+
+
+@pytest.mark.parametrize(("most", "twice"), [(10**6, False), (1, True)])
+def test_the_loop_says_how_long_a_pass_may_be(
+    most: int, twice: bool, tiny_policy: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(adapters, "recomputing", lambda model: calls.append(1) or nullcontext())
+    train(tiny_policy, tokens_per_batch=most)
+    assert bool(calls) == twice
+
+
+def test_a_long_tree_of_a_model_without_marked_blocks_is_kept(
+    tiny_policy: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters, "blocks", lambda model: [])
+    long = train(tiny_policy, tokens_per_batch=1)
+    torch.testing.assert_close(flat(long), flat(train(tiny_policy, tokens_per_batch=10**6)), rtol=0, atol=1e-5)
 
 
 def test_a_model_does_not_remember_it(tiny_policy: Local) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -182,10 +184,13 @@ class Workbench(ABC):
     Attributes:
         module: what is trained.
         extras: what scores tell beside log-probabilities.
+        most_kept: tokens of a pass all of whose activations are kept for the backward pass. Of a longer one, which is a
+            single tree, those between blocks are, and the others computed twice, where the model's blocks are known.
     """
 
     module: torch.nn.Module
     extras: Extras = NO_EXTRAS
+    most_kept: float = math.inf
 
     @property
     @abstractmethod
@@ -241,6 +246,14 @@ class Editable(Scorable):
         Raises:
             InputError: the policy cannot be opened so.
         """
+
+    def at_rest(self, folder: Path) -> AbstractContextManager[None]:
+        """For as long as nobody is expected to read the weights; where they are many, they wait in a file.
+
+        Args:
+            folder: for a file without a name.
+        """
+        return nullcontext()
 
     def tree_logprobs(self, trees: Sequence[Tree], log: Log) -> list[torch.Tensor]:
         """Log-probability of each token of each reply, ``(T_i,)`` nats, without gradient."""

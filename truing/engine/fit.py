@@ -55,19 +55,32 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
 
     bench = opened()
     origin = decided(base, trees, objective, settings, run, total) if run.work is not None else {}
-    loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
-    with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():
-        try:
-            loop.go()
-        except RuntimeError as error:
-            if not _memory_is_full(error):
-                raise
-            fact = f"step {loop.step + 1}: memory is full at tokens_per_batch = {settings.tokens_per_batch}"
-            mend = "Lower it, or set gradient_checkpointing, and go on with --resume: neither changes what is learned."
-            raise RunError(f"{fact}. {mend}") from error
+    with base.at_rest(run.work) if run.work is not None and _alone(objective, settings) else nullcontext():
+        loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
+        with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():
+            _go(loop)
+        loop.forget()  # before the base's weights come back
     if (name := loop.spread.not_finite()) is not None:  # the last update has no loss after it that would show it
         raise RunError(f"step {total}: {name} is not finite; nothing was saved. Lower learning_rate.")
     return loop.spread.close(opened)
+
+
+def _go(loop: Loop) -> None:
+    """Train; where memory is full, say what helps."""
+    try:
+        loop.go()
+    except RuntimeError as error:
+        if not _memory_is_full(error):
+            raise
+        fact = f"step {loop.step + 1}: memory is full at tokens_per_batch = {loop.settings.tokens_per_batch}"
+        mend = "Lower it, or set gradient_checkpointing, and go on with --resume: neither changes what is learned."
+        raise RunError(f"{fact}. {mend}") from error
+
+
+def _alone(objective: Objective, settings: Training) -> bool:
+    """Whether what is trained shares nothing with the base, and nothing compares the two meanwhile."""
+    shares = settings.lora_r or settings.unfrozen_parameters
+    return not shares and not objective.extras.compares and objective.regularise is None
 
 
 def _memory_is_full(error: RuntimeError) -> bool:

@@ -41,6 +41,7 @@ class Loop:
         self.trees, self.objective, self.settings, self.run = trees, objective, settings, run
         self.train, self.held_out, self.total, self.per_epoch = train, held_out, total, per_epoch
         self.bench = bench
+        bench.most_kept = settings.tokens_per_batch
         parameters = trained(bench.module)
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -92,6 +93,11 @@ class Loop:
             self.run.log.progress("training", self.step, self.total, f"{self.speed:.0f} tokens/s")
         for finding in findings(self.rows):
             self.run.log.say(f"  training: {finding}")
+
+    def forget(self) -> None:
+        """Let go of gradients and moments: there is no further step."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.state.clear()
 
     @property
     def speed(self) -> float:

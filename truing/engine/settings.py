@@ -29,7 +29,8 @@ class Schedule:
         warmup_ratio: share of the steps in which the rate rises linearly from 0.
         weight_decay: AdamW's, on matrices only.
         max_grad_norm: gradients are scaled down to this 2-norm; 0 is off.
-        tokens_per_batch: packed tokens in memory at once; changes speed and memory, nothing else.
+        tokens_per_batch: packed tokens in memory at once; changes speed and memory, nothing else. A longer example goes
+            alone, and what its blocks hold for the backward pass is computed again there.
         eval_fraction: share of the examples held out and scored at the end and every ``eval_steps``.
         eval_steps, logging_steps, save_steps: every so many steps; 0 is never.
         bf16: autocast to bfloat16, with float32 master weights; the reference pass too.

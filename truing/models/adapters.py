@@ -194,6 +194,13 @@ def merged(model: Any, adapter: Adapter) -> Any:
     return whole.requires_grad_(True)
 
 
+def blocks(model: Any) -> list[Any]:
+    """The modules that transformers marks as a model's blocks; none where it marks none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 @contextmanager
 def recomputing(model: Any) -> Iterator[None]:
     """Within, a forward pass keeps activations between blocks alone; the backward pass computes the rest again.
@@ -203,18 +210,15 @@ def recomputing(model: Any) -> Iterator[None]:
     Raises:
         InputError: transformers does not say what the model's blocks are.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not blocks:
+    if not (found := blocks(model)):
         fact = f"transformers does not mark the blocks of {type(model).__name__}"
         raise bad("gradient_checkpointing", fact, "Leave it out; a smaller tokens_per_batch saves memory too.")
-    for block in blocks:
+    for block in found:
         block.forward = _twice(block.forward, model.config.get_text_config())
     try:
         yield
     finally:
-        for block in blocks:
+        for block in found:
             del block.forward
 
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from truing.core.rng import Rng
 from truing.core.run import Log, Quiet
 from truing.core.trees import Tree, TreeScores
 from truing.engine.draw import Sampler
+from truing.engine.rest import ALIGNMENT, at_rest
 from truing.engine.score import Scorer
 from truing.models import adapters, quantised
 from truing.models.experts import load_model, save_model
@@ -27,7 +28,6 @@ from truing.models.template import Template
 
 ROWS = 192  # draws in progress at once
 BUDGET = 4096  # packed tokens a scoring pass
-ALIGNMENT = 64  # bytes: what torch allocates at
 # What decides answers besides tensors; named one by one, so that a new version of transformers changes no fingerprint.
 CONFIGURED = (
     "model_type", "hidden_act", "activation_function", "hidden_activation", "num_attention_heads",
@@ -146,6 +146,9 @@ class Local(Editable):
                 tensor.copy_(weights[name])
         return Local(made, self.tokenizer, name=self.name, log=self.log)
 
+    def at_rest(self, folder: Path) -> AbstractContextManager[None]:
+        return at_rest(self.model.parameters(), folder)
+
     def open(self, how: Opening = WHOLE, seed: int = 0) -> Workbench:
         return _Bench(self, how, seed)
 
@@ -180,7 +183,8 @@ class _Bench(Workbench):
         return weight.detach()
 
     def score(self, trees: Sequence[Tree], shift: torch.Tensor | None = None) -> TreeScores:
-        with adapters.recomputing(self.module) if self.how.gradient_checkpointing else nullcontext():
+        long = sum(tree.size for tree in trees) > self.most_kept and bool(adapters.blocks(self.module))
+        with adapters.recomputing(self.module) if self.how.gradient_checkpointing or long else nullcontext():
             anchor = self.origin.anchor if self.extras.compares else None
             return self.scorer(trees, self.extras, anchor, shift)
 
