@@ -100,7 +100,7 @@ class Constants:
 
     Attributes:
         weight, gradient, moments: a policy is loaded in float32, and AdamW keeps two moments.
-        base: of the base, which stays in memory whole, in every process.
+        base: of the base before training and after it; meanwhile it is at rest, in a file on the disk.
         cast: of the bfloat16 copy of a layer's matrices that autocast keeps for the backward pass.
         plain, half: measured as the storages that autograd keeps in one packed pass of random Llamas (torch 2.13 with
             transformers 5.23 on a processor, in float32 and under autocast to bfloat16); ``tests/test_estimate.py``
@@ -160,27 +160,32 @@ def activations(shape: Shape, plan: Plan, constants: Constants) -> float:
 
 
 def memory(shape: Shape, plan: Plan, constants: Constants) -> dict[str, float]:
-    """Peak bytes of one device by what they are for.
+    """Bytes of one device while it trains, by what they are for.
 
     ``gathered`` is what a pass holds whole of shards (two layers, the embedding and the head, and their gradients), or
-    what autocast copies. ``result`` is the trained model beside the base, whole in every process once training is over;
-    by then gradients and activations are gone, so it adds only what it is larger by.
+    what autocast copies.
     """
     n, parts = shape.parameters, plan.devices if plan.sharded else 1
     number = 2 if plan.bf16 else 4
     gathered = 2 * number * (2 * shape.layer + shape.embedding) if plan.sharded else 0.0
     copied = 1 if plan.checkpointing else shape.layers
     cast = constants.cast * copied * shape.layer if plan.bf16 and not plan.sharded else 0
-    found = {
-        "base": float(constants.base * n),
+    return {
         "weights": constants.weight * n / parts,
         "moments": constants.moments * n / parts,
         "gradients": constants.gradient * n / parts,
         "gathered": gathered + cast,
         "activations": activations(shape, plan, constants),
     }
-    passing = found["gradients"] + found["gathered"] + found["activations"]
-    return {**found, "result": max(0.0, constants.weight * n - passing) if plan.sharded else 0.0}
+
+
+def around(shape: Shape, plan: Plan, constants: Constants) -> float:
+    """Bytes of one device when training is over: the base and what it has become, and the shards that that came from.
+
+    Before it there are as many, less the shards.
+    """
+    own = constants.weight * shape.parameters / plan.devices if plan.sharded else 0.0
+    return (constants.base + constants.weight) * shape.parameters + own
 
 
 def token_flops(shape: Shape, plan: Plan, length: int) -> float:
@@ -202,18 +207,19 @@ def seconds_per_token(shape: Shape, plan: Plan, constants: Constants, peak: floa
 
 def table(shape: Shape, plans: Mapping[str, Plan], constants: Constants, peak: float, length: int) -> str:
     """Markdown: one row a plan, gigabytes (1e9 bytes) a device."""
-    names = ("base", "weights", "moments", "gradients", "gathered", "activations", "result")
+    names = ("weights", "moments", "gradients", "gathered", "activations")
     lines = [
         f"{shape.name}: {shape.parameters / 1e9:.2f}e9 parameters",
         "",
-        "| plan | " + " | ".join(names) + " | sum, GB | tokens/s |",
-        "|---" * (len(names) + 3) + "|",
+        "| plan | " + " | ".join(names) + " | training | around it | tokens/s |",
+        "|---" * (len(names) + 4) + "|",
     ]
     for label, plan in plans.items():
         found = memory(shape, plan, constants)
         speed = 1 / seconds_per_token(shape, plan, constants, peak, length)
         cells = [f"{found[name] / GB:.1f}" for name in names]
-        lines.append(f"| {label} | {' | '.join(cells)} | {sum(found.values()) / GB:.0f} | {speed:.0f} |")
+        cells += [f"{sum(found.values()) / GB:.0f}", f"{around(shape, plan, constants) / GB:.0f}", f"{speed:.0f}"]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
