@@ -56,10 +56,10 @@ def timed(
     if failed := [f"{side}: {told[0]['errors']}" for side, told in runs.items() if told[0]["errors"]]:
         raise RunError("; ".join(failed))
     kept |= {f"{method} of {work}, {side}": told for side, told in runs.items()}
-    apart, _ = difference(str(folder / "truing" / method), str(folder / "mergekit" / method))
+    apart, _, many = difference(str(folder / "truing" / method), str(folder / "mergekit" / method))
     for side in runs:
         remove(str(folder / side / method))
-    rows, own = [], runs["truing"]
+    rows, own, chance = [], runs["truing"], method.startswith(("dare", "della"))
     for side, told in runs.items():
         seconds, alone = median(told, "seconds"), median(told, "work_seconds")
         rows.append(
@@ -72,7 +72,8 @@ def timed(
                 "we are faster by": seconds / median(own, "seconds"),
                 "merge alone by": alone / median(own, "work_seconds"),
                 "our share of its memory": peak(own) / peak(told),
-                "largest difference": "random masks" if method.startswith(("dare", "della")) else f"{apart:.1e}",
+                "largest difference": "random masks" if chance else f"{apart:.1e}",
+                "numbers further apart than 1e-4": "" if chance else many,
             }
         )
     return rows
@@ -114,7 +115,7 @@ def agreement(model: str, folder: Path, shared: Common, peer: Path) -> list[dict
         if refused := [failed[out] for side in runs if (out := str(folder / side / method)) in failed]:
             print(f"  {method}: refused by {', '.join(refused)}: {runs[refused[0]][0]['errors']}", file=sys.stderr)
             continue
-        apart, size = difference(str(folder / "truing" / method), str(folder / "mergekit" / method))
+        apart, size, _ = difference(str(folder / "truing" / method), str(folder / "mergekit" / method))
         rows.append({"method": method, "largest difference": apart, "largest number": size})
     return rows
 

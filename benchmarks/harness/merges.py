@@ -124,17 +124,18 @@ def recipe(method: str, models: Sequence[str]) -> dict[str, Any]:
 _PLAIN = ("slerp", "karcher", "passthrough", "model_stock", "nearswap", "sce", "ram", "ramplus_tl", "arcee_fusion")
 
 
-def difference(left: str, right: str) -> tuple[float, float]:
-    """The largest difference of two models' numbers, and their largest size. Tensor by tensor."""
+def difference(left: str, right: str) -> tuple[float, float, int]:
+    """The largest difference of two models' numbers, their largest size, and how many are more than 1e-4 apart."""
     ours, theirs = Shards(Path(left)), Shards(Path(right))
     if set(ours) != set(theirs):
-        return float("inf"), 0.0
-    apart, size = 0.0, 0.0
+        return float("inf"), 0.0, sum(ours.spec(name).count for name in ours)
+    apart, size, many = 0.0, 0.0, 0
     for name in ours:
         one, other = ours.read(name).float(), theirs.read(name).float()
-        apart = max(apart, float((one - other).abs().max()))
+        gap = (one - other).abs()
+        apart, many = max(apart, float(gap.max())), many + int((gap > 1e-4).sum())
         size = max(size, float(other.abs().max()))
-    return apart, size
+    return apart, size, many
 
 
 def remove(folder: str) -> None:

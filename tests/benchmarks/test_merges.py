@@ -33,4 +33,4 @@ def test_the_largest_difference_is_found(tmp_path: Path) -> None:
     for i, last in enumerate((5.0, -5.5)):
         (tmp_path / str(i)).mkdir()
         save_file({"a": torch.ones(3), "b": torch.tensor([1.0, last])}, tmp_path / str(i) / "model.safetensors")
-    assert difference(str(tmp_path / "0"), str(tmp_path / "1")) == (10.5, 5.5)
+    assert difference(str(tmp_path / "0"), str(tmp_path / "1")) == (10.5, 5.5, 1)

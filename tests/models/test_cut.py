@@ -6,20 +6,26 @@ import pytest
 import torch
 from tiny import make_local
 
+from truing.engine.tree import SHORTEST_TRUNK
 from truing.models.cut import Cut
 
 PROMPTS = [(5, 9, 33), (17, 20, 21, 22, 40, 41, 60), (8,)]
+SYSTEM = [(*range(3, 3 + SHORTEST_TRUNK), *prompt) for prompt in PROMPTS]
+"""They begin alike, as with a system prompt, which lies in the row once."""
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "phi", "qwen3"])
 @pytest.mark.parametrize("layout", [None, "plain"])
-def test_states_are_those_behind_the_block(architecture: str, layout: str | None) -> None:
+@pytest.mark.parametrize("prompts", [PROMPTS, SYSTEM], ids=["apart", "alike"])
+def test_states_are_those_behind_the_block(
+    prompts: list[tuple[int, ...]], architecture: str, layout: str | None
+) -> None:
     more = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
     policy = make_local(architecture, num_hidden_layers=3, **(more if architecture == "gemma2" else {}))
     policy.scorer.layout = layout
     for blocks in (1, 2):
-        found = Cut(policy, blocks).states(PROMPTS)
-        for prompt, state in zip(PROMPTS, found, strict=True):
+        found = Cut(policy, blocks).states(prompts)
+        for prompt, state in zip(prompts, found, strict=True):
             hidden = policy.model(input_ids=torch.tensor([prompt]), output_hidden_states=True).hidden_states
             torch.testing.assert_close(state, hidden[blocks][0, -1], rtol=1e-4, atol=1e-5)
     assert policy.scorer.layout == (layout or "packed")

@@ -50,7 +50,7 @@ class Cut:
         self.scorer.prove([Tree(prompt, (prompt[-1:],)) for prompt in prompts[:2]])
         if self.scorer.layout == "packed":
             packed = pack([Tree(prompt, ()) for prompt in prompts])
-            ends = torch.tensor([len(prompt) for prompt in prompts]).cumsum(0) - 1
+            ends = packed.layout.trunk + torch.tensor([own for own, _ in packed.layout.shapes]).cumsum(0) - 1
             return states(self.module, replace(packed, reads=ends).to(self.module.device))
         rows = (torch.tensor([prompt], device=self.module.device) for prompt in prompts)
         lasts = [self.module.base_model(input_ids=row, use_cache=False).last_hidden_state[0, -1] for row in rows]
