@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from truing.core.lazy import torch
 from truing.core.method import method
-from truing.methods.merge._blend import Stretch
-from truing.methods.merge._family import MergeMethod
+from truing.methods.merge._spectral import SpectralMerge
 
 
 def iso_c_merge(deltas: torch.Tensor) -> torch.Tensor:
@@ -25,15 +22,8 @@ def iso_c_merge(deltas: torch.Tensor) -> torch.Tensor:
 
 
 @method(paper="arXiv:2502.04959", dial="lambda_", neutral={"lambda_": 0.0})
-class IsoC(MergeMethod):
-    """Gives every singular direction of the summed changes the same weight; vectors are averaged.
+class IsoC(SpectralMerge):
+    """Gives every singular direction of the summed changes the same weight; vectors are averaged."""
 
-    Attributes:
-        lambda_: scales what is added to the base.
-    """
-
-    lambda_: float = 1.0
-
-    def blend(self, at: Stretch, found: Any) -> torch.Tensor:
-        deltas = at.deltas
-        return at.base + self.lambda_ * (iso_c_merge(deltas) if deltas.ndim == 3 else deltas.mean(0))
+    def combine(self, deltas: torch.Tensor) -> torch.Tensor:
+        return iso_c_merge(deltas)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from truing.core.lazy import torch
 from truing.core.method import method
-from truing.methods.merge._blend import Stretch
-from truing.methods.merge._family import MergeMethod
+from truing.methods.merge._spectral import SpectralMerge
 
 
 def tsv_merge(deltas: torch.Tensor) -> torch.Tensor:
@@ -39,15 +36,8 @@ def nearest_orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 @method(paper="arXiv:2412.00081", dial="lambda_", neutral={"lambda_": 0.0})
-class Tsv(MergeMethod):
-    """Adds the leading singular directions of all donors' changes, made orthogonal to each other; vectors are averaged.
+class Tsv(SpectralMerge):
+    """Adds the leading singular directions of all donors' changes, made orthogonal; vectors are averaged."""
 
-    Attributes:
-        lambda_: scales what is added to the base.
-    """
-
-    lambda_: float = 1.0
-
-    def blend(self, at: Stretch, found: Any) -> torch.Tensor:
-        deltas = at.deltas
-        return at.base + self.lambda_ * (tsv_merge(deltas) if deltas.ndim == 3 else deltas.mean(0))
+    def combine(self, deltas: torch.Tensor) -> torch.Tensor:
+        return tsv_merge(deltas)
