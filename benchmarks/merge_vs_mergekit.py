@@ -144,8 +144,10 @@ def main() -> None:
         for place in places[1:]:
             remove(place)
         if words.synthetic_gb:
-            made = made_up_models(folder, model, 3, bytes_each=words.synthetic_gb * 1e9, kind="bfloat16")
-            for method in words.synthetic_methods.split(","):
+            methods = words.synthetic_methods.split(",")
+            count = 2 if {*methods} <= {"linear", "slerp"} else 3
+            made = made_up_models(folder, model, count, bytes_each=words.synthetic_gb * 1e9, kind="bfloat16")
+            for method in methods:
                 used = made[:2] if method in ("linear", "slerp") else made
                 rows += timed(f"2, {words.synthetic_gb:g} GB", method, used, folder, shared, peer, kept)
             for place in made:
