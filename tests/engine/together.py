@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from tiny import Notes, make_local
 from truing.core.errors import InputError, RunError, bad
 from truing.core.evidence import Evidence, Pair, Ranked, Rating
 from truing.core.method import build
-from truing.core.policy import Editable, Workbench, user
+from truing.core.policy import user
 from truing.core.run import Run
 from truing.core.trees import TreeScores
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
+from truing.engine.loop import Loop
 from truing.engine.processes import Processes, here
-from truing.engine.spread import Spread
 from truing.models.local import Local
 
 STEPS = {"save_steps": 2, "max_steps": 5, "eval_fraction": 0.2}
@@ -172,13 +172,13 @@ def main(folder: Path) -> None:
     """Train in the ways that the tests compare, and leave what came of it."""
     processes = here()
     notes, base, kinds = Notes(), make_local(), set[str]()
-    close = Spread.close
+    go = Loop.go
 
-    def watched(spread: Spread, opened: Callable[[], Workbench]) -> Editable:
-        kinds.update(type(parameter).__name__ for parameter in spread.parameters)
-        return close(spread, opened)
+    def watched(loop: Loop) -> None:
+        go(loop)
+        kinds.update(type(parameter).__name__ for parameter in loop.spread.parameters)
 
-    Spread.close = watched  # type: ignore[method-assign] # to see what was trained: whole weights or shards of them
+    Loop.go = watched  # type: ignore[method-assign] # to see what was trained: whole weights or shards of them
     kept: dict[str, Local] = {"tied": train(make_local("qwen2"), per_device_train_batch_size=4)}
     kept["plain"] = train(base, run=Run(log=notes), per_device_train_batch_size=4, tokens_per_batch=40)
     kept["recomputed"] = train(base, per_device_train_batch_size=4, gradient_checkpointing=True)
