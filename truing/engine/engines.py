@@ -13,9 +13,10 @@ from truing.core.policy import Workbench
 from truing.core.trees import Tree
 from truing.engine.copies import Copies
 from truing.engine.fsdp import Shards
-from truing.engine.processes import here
+from truing.engine.processes import asked, here
 from truing.engine.settings import Schedule
 from truing.engine.spread import Spread
+from truing.engine.zero import Zero
 
 
 def spread(bench: Workbench, optimiser: torch.optim.Optimizer, settings: Schedule, first: Sequence[Tree]) -> Spread:
@@ -28,7 +29,9 @@ def spread(bench: Workbench, optimiser: torch.optim.Optimizer, settings: Schedul
         InputError: the launcher asks for an engine that this is not written for.
     """
     alone = here().count == 1
-    accelerator = _accelerator("bf16" if settings.bf16 else "no", alone=alone)
+    # DeepSpeed's bf16 keeps the model in bfloat16; a method's own bf16 is autocast, which the loop sees to itself.
+    bf16 = settings.bf16 and not asked("DEEPSPEED")
+    accelerator = _accelerator("bf16" if bf16 else "no", alone=alone)
     if not alone:
         with torch.no_grad():
             bench.score(first)
@@ -36,7 +39,9 @@ def spread(bench: Workbench, optimiser: torch.optim.Optimizer, settings: Schedul
     kind = str(accelerator.distributed_type.value)
     if kind == "FSDP":
         return Shards(bench, optimiser, most, accelerator)
-    if kind in ("DEEPSPEED", "MEGATRON_LM", "XLA"):
+    if kind == "DEEPSPEED":
+        return Zero(bench, optimiser, most, accelerator, first)
+    if kind in ("MEGATRON_LM", "XLA"):
         raise bad("accelerate", f"asks for {kind}, which training is not written for", "Use FSDP2: docs/scaling.md.")
     return Copies(bench, optimiser, most)
 
