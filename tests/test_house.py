@@ -34,6 +34,7 @@ HEAVY = (
     "transformers",
     "datasets",
     "accelerate",
+    "deepspeed",
     "peft",
     "bitsandbytes",
     "plotly",

@@ -1,4 +1,4 @@
-"""Two processes learn what one learns, alone or as shards, and take up each other's checkpoints."""
+"""Two processes learn what one learns, whichever engine adds them up, and take up each other's checkpoints."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class Outcome:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.base = folder, make_local()
+        self.engine = folder.name.rstrip("0123456789")
         told = json.loads((folder / "told.json").read_text(encoding="utf-8"))
         self.every: list[dict[str, Any]] = told["every"]
         self.rows: list[dict[str, float]] = told["rows"]
@@ -73,17 +74,30 @@ class Outcome:
             torch.testing.assert_close(found[key], tensor.detach(), rtol=0, atol=1e-5)
 
 
-@pytest.fixture(scope="module", params=["copies", "shards"])
+ENGINES: dict[str, dict[str, str]] = {
+    "copies": {"ACCELERATE_USE_CPU": "true"},
+    "shards": {
+        "ACCELERATE_USE_CPU": "true",
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    },
+    "zero": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+}
+"""What a launcher tells accelerate, in its environment."""
+
+
+@pytest.fixture(scope="module", params=ENGINES)
 def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    if request.param == "zero":
+        pytest.importorskip("deepspeed")
     folder = tmp_path_factory.mktemp(request.param)
     stopped(make_local(), folder / "by_one")
     paths = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parent.parent)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    if request.param == "shards":
-        environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-        environment |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **ENGINES[request.param]}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = [str(HERE / "together.py"), str(folder), *(["fsdp"] if request.param == "shards" else [])]
+    words = [str(HERE / "together.py"), str(folder), request.param]
     done = subprocess.run([sys.executable, *launch, *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return Outcome(folder)
@@ -113,14 +127,14 @@ class TestTwoProcesses:
 
     @pytest.mark.parametrize("name", PARTS)
     def test_what_is_trained_may_be_a_part(self, name: str, outcome: Outcome) -> None:
-        if outcome.folder.name.startswith("shards"):
+        if outcome.engine == "shards":
             assert not (outcome.folder / f"{name}.safetensors").exists()  # refused, see below
         else:
             outcome.same(name, train(outcome.base, **PARTS[name]))
 
     @pytest.mark.parametrize("name", METHODS)
     def test_real_methods(self, name: str, outcome: Outcome) -> None:
-        if name in SPREAD or outcome.folder.name.startswith("copies"):
+        if name in SPREAD or outcome.engine != "shards":
             outcome.same(name.replace("/", "-"), by_method(name, outcome.base), least=0.01)
 
     def test_a_checkpoint_of_one_is_taken_up_by_two(self, outcome: Outcome) -> None:
@@ -138,7 +152,8 @@ class TestTwoProcesses:
     def test_what_passes_between_them(self, outcome: Outcome) -> None:
         first, second = outcome.every
         assert {**first, "not finite": ""} == {**second, "not finite": ""}, "which step it was, one of them knows"
-        assert first["kinds"] == ["DTensor" if outcome.folder.name.startswith("shards") else "Parameter"]
+        assert first["kinds"] == ["DTensor" if outcome.engine == "shards" else "Parameter"]
+        assert first["held"] == [2.0 if outcome.engine == "copies" else 1.0], "two moments, whole or half of them"
         assert first["once"] == 0
         assert first["gathered"] == [0, 1]
         assert first["totals"] == {"a": 1.0, "b": 3.0}
@@ -152,11 +167,23 @@ class TestTwoProcesses:
 
     def test_what_cannot_be_spread_is_refused(self, outcome: Outcome) -> None:
         found = outcome.every[0]["not spread"]
-        wanted = []
-        if outcome.folder.name.startswith("shards"):
-            wanted = ["keeps something that goes", *["asks for shards"] * 2, "asks for activation checkpointing"]
+        wanted = {
+            "copies": [],
+            "shards": ["keeps something that goes", *["asks for shards"] * 2, "asks for activation checkpointing"],
+            "zero": [
+                "asks for stage 3",
+                "asks for stage 0",
+                "asks DeepSpeed for zero_optimization.offload_optimizer",
+                "needs every weight in every pass",
+                "trains in float32",
+            ],
+        }[outcome.engine]
         assert len(found) == len(wanted)
         assert all(fact.startswith(start) for fact, start in zip(found, wanted, strict=True))
+
+    def test_the_first_stage_of_zero(self, outcome: Outcome) -> None:
+        if outcome.engine == "zero":
+            outcome.same("first stage", train(outcome.base, per_device_train_batch_size=4))
 
     def test_the_reference_is_that_of_one(self, outcome: Outcome) -> None:
         wanted = outcome.base.tree_logprobs(TREES, Notes())

@@ -1,31 +1,33 @@
-"""What one of several processes does in the tests of processes: ``together.py FOLDER [fsdp]``, under a launcher."""
+"""What one of several processes does in the tests of processes: ``together.py FOLDER ENGINE``, under a launcher."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from fitting import LENGTHS, TREES, likelihood, train
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny import Notes, make_local
+from tiny import Notes, make_exact, make_local
 
 from truing.core.errors import InputError, RunError, bad
-from truing.core.evidence import Evidence, Pair, Ranked, Rating
+from truing.core.evidence import Demo, Evidence, Pair, Ranked, Rating
 from truing.core.method import build
-from truing.core.policy import Editable, Workbench, user
+from truing.core.policy import user
 from truing.core.run import Run
 from truing.core.trees import TreeScores
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
+from truing.engine.loop import Loop
 from truing.engine.processes import Processes, here
-from truing.engine.spread import Spread
+from truing.engine.spread import own
 from truing.models.local import Local
 
 STEPS = {"save_steps": 2, "max_steps": 5, "eval_fraction": 0.2}
@@ -47,6 +49,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "unpaired/bco": {},  # a running mean
     "unlearn/npo": {"retain": "kl"},  # whole distributions of the base
     "listwise/lipo": {},
+    "retain/l2_to_base": {},  # a penalty on the weights' moves
+    "preference/c_adv_ipo": {},  # prompts moved by gradients of its own
 }
 """Methods that need more of the loop than a loss of examples."""
 SPREAD = ("preference/wpo", "preference/dpo", "unpaired/kto", "listwise/lipo")
@@ -60,6 +64,13 @@ def shard_on_the_processor() -> None:
 
     here()
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def talk_through_gloo() -> None:
+    """Have DeepSpeed compile no collective of its own, which it does where it finds a processor and a compiler."""
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def messages(processes: Processes) -> dict[str, object]:
@@ -139,6 +150,7 @@ def by_method(name: str, base: Local) -> Local:
     replies = ("a saw", "hi there", "one two", "as is, I fear", "so", "no")
     evidence = Evidence(
         pairs=[Pair(user(w), replies[k], replies[k - 2]) for k, w in enumerate(words)],
+        demos=[Demo(user(w), replies[k]) for k, w in enumerate(words)],
         ratings=[Rating(user(w), replies[k], float(k % 2)) for k, w in enumerate(words)],
         lists=[Ranked(user(w), replies[: 2 + k % 3], (2.0, 0.0, 1.0, 3.0)[: 2 + k % 3]) for k, w in enumerate(words)],
     )
@@ -148,46 +160,80 @@ def by_method(name: str, base: Local) -> Local:
     return made
 
 
-def refusals(base: Local) -> list[str]:
-    """What is not done by several processes, or not as shards."""
+def with_a_spare_part() -> Local:
+    """A model with a weight that no example uses."""
+    base = make_local()
+    base.model.spare = torch.nn.Parameter(torch.ones(3))
+    return base
+
+
+FSDP_RECOMPUTES = {"FSDP_ACTIVATION_CHECKPOINTING": "true"}
+STAGE, OFFLOAD = "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"
+Refused = tuple[dict[str, str], dict[str, Any], dict[str, Any], Callable[[], Local]]
+REFUSED: dict[str, list[Refused]] = {
+    "copies": [],
+    "shards": [
+        ({}, {"companion": Still()}, {}, make_local),
+        ({}, {}, {"lora_r": 2}, make_local),
+        ({}, {}, {"unfrozen_parameters": ("norm",)}, make_local),
+        (FSDP_RECOMPUTES, {}, {}, make_local),
+    ],
+    "zero": [
+        ({STAGE: "3"}, {}, {}, make_local),
+        ({STAGE: "0"}, {}, {}, make_local),
+        ({OFFLOAD: "cpu"}, {}, {}, make_local),
+        ({}, {}, {}, with_a_spare_part),
+        ({}, {}, {}, partial(make_exact, "llama")),
+    ],
+}
+"""What an engine does not do: of the launch, of the objective, of the settings, of the model."""
+
+
+def refusals(how: str) -> list[str]:
+    """What is said to each of these."""
     found = []
-    asked: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        ({"companion": Still()}, {"max_steps": 1}),
-        ({}, {"lora_r": 2, "max_steps": 1}),
-        ({}, {"unfrozen_parameters": ("norm",), "max_steps": 1}),
-    ]
-    for parts, settings in [*asked, ({}, {"max_steps": 1})]:
-        if not parts and len(settings) == 1:
-            os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = "true"  # the last case of all
-        try:
-            objective = Objective(LENGTHS, likelihood, **parts)
-            fit(base, TREES, objective, Training(learning_rate=1e-3, **settings), Run())
-        except InputError as error:
-            found.append(error.faults[0].fact)
-    os.environ.pop("FSDP_ACTIVATION_CHECKPOINTING")
+    for environment, parts, settings, made in REFUSED[how]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                objective = Objective(LENGTHS, likelihood, **parts)
+                fit(made(), TREES, objective, Training(learning_rate=1e-3, max_steps=1, **settings), Run())
+            except InputError as error:
+                found.append(error.faults[0].fact)
     return found
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, how: str) -> None:
     """Train in the ways that the tests compare, and leave what came of it."""
     processes = here()
-    notes, base, kinds = Notes(), make_local(), set[str]()
-    close = Spread.close
+    notes, base, kinds, held = Notes(), make_local(), set[str](), set[float]()
+    go = Loop.go
 
-    def watched(spread: Spread, opened: Callable[[], Workbench]) -> Editable:
+    def watched(loop: Loop) -> None:
+        go(loop)
+        spread = loop.spread
         kinds.update(type(parameter).__name__ for parameter in spread.parameters)
-        return close(spread, opened)
+        moments = [own(m) for known in spread.optimiser.state.values() for m in known.values() if m.ndim]
+        held.add(round(sum(m.numel() for m in moments) / sum(p.numel() for p in spread.parameters), 1))
 
-    Spread.close = watched  # type: ignore[method-assign] # to see what was trained: whole weights or shards of them
-    kept: dict[str, Local] = {"tied": train(make_local("qwen2"), per_device_train_batch_size=4)}
-    kept["plain"] = train(base, run=Run(log=notes), per_device_train_batch_size=4, tokens_per_batch=40)
+    Loop.go = watched  # type: ignore[method-assign] # to see what was trained, and how much of it lies here
+    kept: dict[str, Local] = {
+        "plain": train(base, run=Run(log=notes), per_device_train_batch_size=4, tokens_per_batch=40)
+    }
+    Loop.go = go  # type: ignore[method-assign] # as it was
+    kept["tied"] = train(make_local("qwen2"), per_device_train_batch_size=4)
     kept["recomputed"] = train(base, per_device_train_batch_size=4, gradient_checkpointing=True)
     kept["surveyed"] = surveyed(base)
     kept["few"] = train(base, per_device_train_batch_size=1)  # fewer examples a step than processes
-    if "fsdp" not in sys.argv:  # refused as shards
+    if how != "shards":  # refused there
         kept |= {name: train(base, **settings) for name, settings in PARTS.items()}
-    for name in SPREAD if "fsdp" in sys.argv else METHODS:
+    for name in SPREAD if how == "shards" else METHODS:
         kept[name.replace("/", "-")] = by_method(name, base)
+    if how == "zero":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "1")
+            kept["first stage"] = train(base, per_device_train_batch_size=4, tokens_per_batch=40)
     again = Notes()
     kept["resumed"] = train(base, run=Run(work=folder / "by_one", resume=True, log=again), **STEPS)
     try:
@@ -195,14 +241,14 @@ def main(folder: Path) -> None:
     except KeyboardInterrupt:
         processes.wait()
     told = messages(processes)
-    told |= {"taken up": again.said, "stopped": interrupted(processes, base, folder), "not spread": refusals(base)}
+    told |= {"taken up": again.said, "stopped": interrupted(processes, base, folder), "not spread": refusals(how)}
     try:  # a loss that only the process with the longest example sees
         worst = max(range(len(TREES)), key=lambda i: TREES[i].size)
         train(base, loss=lambda s, n: (likelihood(s, n)[0] + (torch.nan if worst in n else 0.0), {}))
     except RunError as error:
         told["not finite"] = str(error)
     told["reference"] = [t.tolist() for t in reference_logprobs(base, TREES, Run(cache=folder / "cache"))]
-    told["kinds"] = sorted(kinds)
+    told |= {"kinds": sorted(kinds), "held": sorted(held)}
     every = processes.gathered(told)
     if processes.main:
         for name, policy in kept.items():
@@ -211,6 +257,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if "fsdp" in sys.argv:
-        shard_on_the_processor()
-    main(Path(sys.argv[1]))
+    {"copies": here, "shards": shard_on_the_processor, "zero": talk_through_gloo}[sys.argv[2]]()
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -101,7 +101,7 @@ def test_only_the_main_process_tells_of_an_error(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["copies", "shards"])
+@pytest.mark.parametrize("name", ["copies", "shards", "zero"])
 def test_the_documented_configurations_are_ones_that_accelerate_reads(name: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -110,3 +110,6 @@ def test_the_documented_configurations_are_ones_that_accelerate_reads(name: str)
     assert config.mixed_precision == "no"
     if name == "shards":
         assert config.fsdp_config["fsdp_version"] == 2
+    if name == "zero":
+        assert config.deepspeed_config["zero_stage"] == 2
+        assert config.deepspeed_config["deepspeed_multinode_launcher"] == "standard"  # else it starts the others itself

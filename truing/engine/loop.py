@@ -14,11 +14,12 @@ from truing.core.policy import Workbench
 from truing.core.run import Run
 from truing.core.trees import Extras, Tree, TreeScores
 from truing.engine.checkpoint import Checkpoint
+from truing.engine.engines import spread
 from truing.engine.memory import device_peak, resident
 from truing.engine.meter import HEED, Meter
 from truing.engine.precision import autocast
 from truing.engine.settings import Objective, Training, learning_rate
-from truing.engine.spread import Spread, placed, trained
+from truing.engine.spread import trained
 from truing.engine.verdicts import READS, findings
 
 
@@ -47,10 +48,9 @@ class Loop:
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
         first = [trees[i] for i in sorted(train, key=lambda i: (trees[i].size, i))[:2]]
-        self.spread = Spread(bench, self.optimiser, "bf16" if settings.bf16 else "no", first)
-        self.parameters, self.processes = self.spread.parameters, self.spread.processes
+        self.spread = spread(bench, torch.optim.AdamW(groups, lr=0.0, fused=True), settings, first)
+        self.processes = self.spread.processes
         self._refuse()
         self.checkpoint = Checkpoint(run.work / "checkpoint", origin, self.processes) if run.work is not None else None
         self.step = self.tokens = self.resident = 0
@@ -61,16 +61,16 @@ class Loop:
 
     def _refuse(self) -> None:
         """Refuse an objective that needs more than a process has."""
-        if self.objective.companion is not None and self.spread.sharded:
+        if self.objective.companion is not None and not self.spread.whole:
             fact = "keeps something that goes along with the weights, of which each process holds a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
-        if self.objective.extras.compares and self.spread.sharded:
+        if self.objective.extras.compares and not self.spread.whole:
             fact = "compares whole distributions with the base's, and shards have no base beside them"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
-        if self.objective.perturb is not None and self.spread.sharded:
+        if self.objective.perturb is not None and not self.spread.whole:
             fact = "moves prompts by gradients of its own, of which each process would hold a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
-        if self.objective.regularise is not None and self.spread.sharded:
+        if self.objective.regularise is not None and not self.spread.whole:
             fact = "holds weights near where they began, of which each process holds a part"
             raise bad(type(self.settings).__name__, fact, "Train it without FSDP.")
 
@@ -118,42 +118,37 @@ class Loop:
         weight = sum(self.objective.weights[i] for i in members)
         # Dropout stays off: its noise is ambient, and would make policy and reference differ before the first update.
         self.bench.module.eval()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.spread.begin()
         sums = []
         for numbers, counts, scores in self._scored(members):
             losses, metrics = self.objective.loss(scores, numbers)
             self._take_in(self.meter, losses, metrics, numbers, counts=counts)
             sums.append(losses.detach().sum())
             # Shards show the gradient of no single pair, and no hidden state: nothing is measured of them.
-            if self.objective.inspect is not None and self.settings.logging_steps and not self.spread.sharded:
+            if self.objective.inspect is not None and self.settings.logging_steps and self.spread.whole:
                 with autocast(self.settings.precision):
                     found = self.objective.inspect(self.bench, scores, numbers)
                 self.meter.add(found, counts=counts)
             self.resident = max(self.resident, resident())  # here all that the backward pass needs is held
             self.spread.backward(losses.sum() * float(counts) / weight)
         self._regularise()
-        norm = self.spread.clip(self.settings.max_grad_norm or math.inf)
+        self.rate = learning_rate(self.settings, self.step, self.total)
+        norm = self.spread.step(self.rate)
         self.meter.watch(self.step + 1, torch.stack(sums).sum() / weight, norm)
         clipped = norm > (self.settings.max_grad_norm or math.inf)
         self.meter.add({"grad_norm": norm[None], "clipped": clipped[None]})
-        rate = learning_rate(self.settings, self.step, self.total)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
         self.step += 1
         if self.objective.companion is not None:
             self.objective.companion.follow(self.bench.module, self.step)
         self.tokens += sum(self.trees[i].size for i in members)
-        self.rate = rate
 
     def _regularise(self) -> None:
-        """Add the gradient of what the objective says of the weights alone: once, by the main process."""
+        """Add the gradient of what the objective says of the weights alone: once, the main process's."""
         if self.objective.regularise is None:
             return
         terms = self.objective.regularise(self.bench.module)
         self.meter.add({name: term[None] for name, term in terms.items()}, counts=self.processes.main)
-        if self.processes.main:
-            self.spread.backward(torch.stack(list(terms.values())).sum())
+        self.spread.backward(torch.stack(list(terms.values())).sum() * float(self.processes.main))
 
     def _take_in(
         self,
@@ -248,11 +243,7 @@ class Loop:
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and plain values that decide everything from here on; gathered, whatever they are spread over."""
-        tensors: dict[str, torch.Tensor] = {}
-        for i, parameter in enumerate(self.parameters):
-            named = {f"optimiser.{i}.{name}": value for name, value in self.optimiser.state[parameter].items()}
-            for name, value in {f"weight.{i}": parameter.detach(), **named}.items():
-                tensors[name] = self.spread.kept(value)
+        tensors = self.spread.state()
         if self.objective.companion is not None:
             tensors |= {f"companion.{name}": value for name, value in self.objective.companion.state().items()}
         plain = {"step": self.step, "tokens": self.tokens, "rows": self.rows, "told": sorted(self.told)}
@@ -260,12 +251,7 @@ class Loop:
 
     def restore(self, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state`."""
-        with torch.no_grad():
-            for i, parameter in enumerate(self.parameters):
-                parameter.copy_(placed(tensors[f"weight.{i}"], parameter))
-                start = f"optimiser.{i}."
-                found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-                self.optimiser.state[parameter] = {k: placed(v.clone(), parameter) for k, v in found.items()}
+        self.spread.restore(tensors)
         if self.objective.companion is not None:
             found = {k.removeprefix("companion."): v for k, v in tensors.items() if k.startswith("companion.")}
             self.objective.companion.restore(found)

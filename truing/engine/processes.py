@@ -102,20 +102,34 @@ def main_process() -> bool:
     return next((int(os.environ[name]) for name in RANKS if os.environ.get(name)), 0) == 0
 
 
+def asked(engine: str) -> bool:
+    """Whether the launcher told accelerate to use an engine, ``DEEPSPEED`` or ``CPU``.
+
+    Raises:
+        InputError: it is DeepSpeed, which is not installed.
+    """
+    from accelerate.utils import is_deepspeed_available, parse_flag_from_env
+
+    told = bool(parse_flag_from_env(f"ACCELERATE_USE_{engine}"))
+    if told and engine == "DEEPSPEED" and not is_deepspeed_available():
+        raise bad("accelerate", "asks for DeepSpeed, which is not installed", "Run: pip install 'truing[deepspeed]'")
+    return told
+
+
 def here() -> Processes:
     """This process; where a launcher started several, accelerate connects them at the first call.
 
     Raises:
-        InputError: accelerate is not installed.
+        InputError: accelerate is not installed, or the engine that it is asked for.
     """
     if launched() == 1:
         return Processes()
     try:
         from accelerate import PartialState
-        from accelerate.utils import parse_flag_from_env
     except ImportError as error:
         raise bad("", "several processes need accelerate", "Run: pip install 'truing[train]'") from error
-    alone = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    asked("DEEPSPEED")
+    alone = asked("CPU") or not torch.accelerator.is_available()
     new = not PartialState._shared_state
     state = PartialState(cpu=alone, timeout=PATIENCE)
     if new:  # else gloo's threads still wait when the interpreter is taken down, and abort a process that is done

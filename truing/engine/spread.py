@@ -1,12 +1,11 @@
-"""One training step spread over processes: accelerate's engines behind the two calls that the loop makes."""
+"""One training step spread over processes: what the loop asks of an engine, whichever the launcher chose."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, cast
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
-from truing.core.errors import bad
 from truing.core.lazy import torch
 from truing.core.policy import Editable, Workbench
 from truing.core.trees import Tree, TreeScores
@@ -17,64 +16,36 @@ Pass = tuple[list[int], bool]
 """Examples of one forward pass, and whether they count: some only keep step with the other processes."""
 
 
-class Spread:
-    """The engine of a training run: this process alone, copies that add their gradients up, or shards (FSDP2).
+class Spread(ABC):
+    """The engine of a training run.
 
     A step's gradient is the same sum however it is spread. Losses are divided by the weight of the whole step, and
     gradients are added over processes, where the engines themselves would average.
 
     Attributes:
-        sharded: whether each process holds a part of every weight.
-        parameters: what is trained, in the order of the model; shards where it is sharded.
+        whole: whether each process holds every weight whole outside of a pass too.
+        parameters: what is trained, in the order of the model; shards where they are not whole.
         names: of the parameters.
     """
 
-    def __init__(self, bench: Workbench, optimiser: Any, precision: str, first: Sequence[Tree]) -> None:
-        """Prepare a bench and its optimiser.
+    whole: ClassVar[bool] = True
+
+    def __init__(self, bench: Workbench, optimiser: torch.optim.Optimizer, most: float) -> None:
+        """Keep a bench and its optimiser.
 
         Args:
-            first: a few examples, the same in every process, on which the layout is proved before weights are sharded.
-
-        Raises:
-            InputError: the launcher asks for an engine that this is not written for.
+            most: the 2-norm that a step's gradient is scaled down to.
         """
+        self.bench, self.optimiser, self.most = bench, optimiser, most
         self.processes: Processes = here()
-        self.accelerator = _accelerator(precision, alone=self.processes.count == 1)
-        self.sharded = _sharded(self.accelerator)
-        self.bench, self.optimiser, self.root = bench, optimiser, None
+        self.parameters = trained(bench.module)
         self.names = [name for name, parameter in bench.module.named_parameters() if parameter.requires_grad]
-        if self.processes.count > 1:
-            with torch.no_grad():
-                bench.score(first)
-        if self.sharded:
-            self._only_whole()
-            self._only_packed()
-            self.root, prepared = self.accelerator.prepare(_root(bench), optimiser)
-            self.optimiser = prepared.optimizer
-        # Listed now: between an evaluation and the next step, a sharded module shows whole weights in their place.
-        self.parameters = trained(bench.module if self.root is None else self.root)
-
-    def _only_whole(self) -> None:
-        """Refuse to shard a model that is trained in part, or whose layers the engine would compute again."""
-        if any(not parameter.requires_grad for parameter in self.bench.module.parameters()):
-            fact = "asks for shards, which are written for training every weight"
-            raise bad("accelerate", fact, "Leave lora_r and unfrozen_parameters out, or train without FSDP.")
-        if self.accelerator.state.fsdp_plugin.activation_checkpointing:
-            # The engine does it in the backward pass, where the model no longer attends as a packed row must.
-            mend = "Leave fsdp_activation_checkpointing out, and set gradient_checkpointing in the recipe."
-            raise bad("accelerate", "asks for activation checkpointing of its own", mend)
-
-    def _only_packed(self) -> None:
-        """Refuse, in every process alike, a model that makes as many passes as there are replies."""
-        if "plain" in self.processes.gathered(getattr(getattr(self.bench, "scorer", None), "layout", None)):
-            fact = "shards need every process to make the same passes, and this model is scored one sequence at a time"
-            raise bad("accelerate", fact, "Train it without FSDP.")
 
     def passes(self, trees: Sequence[Tree], members: Sequence[int], budget: int) -> list[Pass]:
         """This process's forward passes over some examples: as many as every other process makes.
 
-        Shards are gathered in every pass, so no process may make one more than another; who has fewer repeats the
-        smallest example and counts it zero times.
+        Shards are gathered or added up in every pass, so no process may make one more than another; who has fewer
+        repeats the smallest example and counts it zero times.
         """
         cuts = []
         for part in shares([trees[i].size for i in members], self.processes.count):
@@ -84,37 +55,54 @@ class Spread:
         smallest = min(members, key=lambda i: (trees[i].size, i))
         return own + [([smallest], False)] * (max(map(len, cuts)) - len(own))
 
+    def begin(self) -> None:
+        """Forget the gradient of the step before."""
+        self.optimiser.zero_grad(set_to_none=True)
+
     def score(self, trees: Sequence[Tree], shift: torch.Tensor | None = None) -> TreeScores:
         """Log-probabilities of some trees, with gradient where gradients are enabled; shards take no shift."""
-        return self.bench.score(trees, shift) if self.root is None else self._gathered(trees)
+        return self.bench.score(trees, shift)
 
-    def _gathered(self, trees: Sequence[Tree]) -> TreeScores:
-        """Scores of a sharded model, without its hidden states, whose head is not whole outside a pass."""
-        tokens, owner, counts, *collisions = cast(Any, self.root)(trees)
-        return TreeScores(tokens, owner, counts, None, *collisions)
-
+    @abstractmethod
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of a part of the step's loss."""
-        # A sharded gradient is averaged over processes on its way to its shard; times their number it is a sum.
-        self.accelerator.backward(loss * self.processes.count if self.sharded else loss)
+        """Add the gradient of a part of the step's loss. Every process must, as often as the others."""
 
-    def clip(self, most: float) -> torch.Tensor:
-        """Complete the step's gradient, scale it down to the 2-norm ``most``, and give the norm that it had."""
-        parameters = self.parameters
-        if not self.sharded and self.processes.count > 1:
-            touched = self.processes.gathered([p.grad is not None for p in parameters])
-            for parameter, *by in zip(parameters, *touched, strict=True):
-                if parameter.grad is None and any(by):  # an expert that only another process's examples were sent to
-                    parameter.grad = torch.zeros_like(parameter)
-            self.processes.add([p.grad for p in parameters if p.grad is not None])
-        return whole(torch.nn.utils.clip_grad_norm_(parameters, most))
+    @abstractmethod
+    def step(self, rate: float) -> torch.Tensor:
+        """Complete the step's gradient, scale it down, move the weights; the norm that the gradient had."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights and moments by number, whole, where the main process can write them. Every process must ask."""
+        tensors: dict[str, torch.Tensor] = {}
+        for i, parameter in enumerate(self.parameters):
+            tensors[f"weight.{i}"] = self.kept(parameter.detach())
+            tensors |= {f"optimiser.{i}.{name}": self.kept(value) for name, value in self.moments(parameter)}
+        return tensors
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of :meth:`state`, whatever number of processes and whichever engine that was of."""
+        moments: list[dict[str, torch.Tensor]] = [{} for _ in self.parameters]
+        for key in tensors:
+            if key.startswith("optimiser."):
+                _, number, name = key.split(".")
+                moments[int(number)][name] = tensors[key]
+        with torch.no_grad():
+            for i, parameter in enumerate(self.parameters):
+                self.put(parameter, tensors[f"weight.{i}"], moments[i])
 
     def kept(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor as a checkpoint holds it: whole, where the main process can write it. Every process must ask."""
-        if not self.sharded:
-            return tensor
-        full = whole(tensor)
-        return full.cpu() if self.processes.main else full.new_empty(0)
+        """A tensor as a checkpoint holds it."""
+        return tensor
+
+    def moments(self, parameter: torch.nn.Parameter) -> Iterable[tuple[str, torch.Tensor]]:
+        """What the optimiser knows of a parameter, by name."""
+        found: Mapping[str, torch.Tensor] = self.optimiser.state[parameter]
+        return found.items()
+
+    def put(self, parameter: torch.nn.Parameter, weight: torch.Tensor, moments: Mapping[str, torch.Tensor]) -> None:
+        """Give a parameter a weight and moments, whole ones."""
+        parameter.copy_(placed(weight, parameter))
+        self.optimiser.state[parameter] = {name: placed(value.clone(), parameter) for name, value in moments.items()}
 
     def not_finite(self) -> str | None:
         """The name of a parameter that holds a number that is not finite, in whichever process; None if all are."""
@@ -124,13 +112,7 @@ class Spread:
 
     def close(self, opened: Callable[[], Workbench]) -> Editable:
         """What the bench has become, whole in every process; ``opened`` gives one like it, as it began."""
-        if not self.sharded:
-            return self.bench.close()
-        bench = opened()
-        with torch.no_grad():
-            for parameter, shard in zip(trained(bench.module), self.parameters, strict=True):
-                parameter.copy_(whole(shard))
-        return bench.close()
+        return self.bench.close()
 
 
 def trained(module: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -138,60 +120,18 @@ def trained(module: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
 
 
-def _accelerator(precision: str, *, alone: bool) -> Any:
-    """An accelerator of this precision. Its state is the process's, and two arms may differ in precision and layers."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-
-    if not alone:
-        connected = _connected()
-    if AcceleratorState._shared_state and (not alone or AcceleratorState().mixed_precision != precision):
-        AcceleratorState._reset_state()
-        if not alone:  # the reset leaves the engine's name where an engine is chosen by the connection's
-            PartialState._shared_state["distributed_type"] = connected
-    return Accelerator(mixed_precision=precision)
+def moved(optimiser: Any, parameters: Sequence[torch.nn.Parameter], rate: float, most: float) -> torch.Tensor:
+    """One step of torch's own: the gradient scaled down to the 2-norm ``most``, and the norm that it had."""
+    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, most))
+    at_rate(optimiser, rate)
+    optimiser.step()
+    return norm
 
 
-@cache
-def _connected() -> Any:
-    """How accelerate's processes are connected, as it stands before the first accelerator chooses an engine."""
-    from accelerate import PartialState
-
-    return PartialState().distributed_type
-
-
-def _sharded(accelerator: Any) -> bool:
-    """Whether each process holds a part of every weight."""
-    kind = str(accelerator.distributed_type.value)
-    if kind == "FSDP" and not accelerator.is_fsdp2:
-        raise bad("accelerate", "asks for FSDP 1", "Set fsdp_version: 2 in its configuration.")
-    if kind in ("DEEPSPEED", "MEGATRON_LM", "XLA"):
-        raise bad("accelerate", f"asks for {kind}, which training is not written for", "Use FSDP2: docs/scaling.md.")
-    return kind == "FSDP"
-
-
-def _root(bench: Workbench) -> torch.nn.Module:
-    """A module whose forward pass is the bench's scoring, so that an engine's hooks run around all of it.
-
-    It shows the engine the model's layers to shard one by one, and hides its head: the vocabulary is projected in
-    chunks, so the head runs several times a pass and must stay whole until the pass is over.
-    """
-
-    class Scoring(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner: Any = bench.module
-            self._no_split_modules = sorted(getattr(bench.module, "_no_split_modules", None) or ())
-
-        def tie_weights(self) -> None:
-            self.inner.tie_weights()
-
-        def forward(self, trees: Sequence[Tree]) -> tuple[torch.Tensor, ...]:
-            scores = bench.score(trees)  # as a tuple: hooks look for tensors, and know no classes of ours
-            more = () if scores.collisions is None else (scores.collisions,)
-            return scores.tokens, scores.owner, scores.counts, *more
-
-    return Scoring()
+def at_rate(optimiser: Any, rate: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
