@@ -59,7 +59,7 @@ def fit(base: Editable, trees: Sequence[Tree], objective: Objective, settings: T
         loop = Loop(bench, trees, objective, settings, run, train, held_out, total, per_epoch, origin)
         with loop.checkpoint.ready() if loop.checkpoint is not None else nullcontext():
             _go(loop)
-        loop.forget()  # before the base's weights come back
+        loop.spread.forget()  # before the base's weights come back
     if (name := loop.spread.not_finite()) is not None:  # the last update has no loss after it that would show it
         raise RunError(f"step {total}: {name} is not finite; nothing was saved. Lower learning_rate.")
     return loop.spread.close(opened)

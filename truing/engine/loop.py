@@ -94,11 +94,6 @@ class Loop:
         for finding in findings(self.rows):
             self.run.log.say(f"  training: {finding}")
 
-    def forget(self) -> None:
-        """Let go of gradients and moments: there is no further step."""
-        self.optimiser.zero_grad(set_to_none=True)
-        self.optimiser.state.clear()
-
     @property
     def speed(self) -> float:
         """Tokens a second since the start, or since the run was taken up."""

@@ -110,6 +110,11 @@ class Spread(ABC):
         found = next((name for name, parameter in held if not torch.isfinite(own(parameter)).all()), None)
         return next((name for name in self.processes.gathered(found) if name is not None), None)
 
+    def forget(self) -> None:
+        """Let go of gradients and moments: there is no further step."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.state.clear()
+
     def close(self, opened: Callable[[], Workbench]) -> Editable:
         """What the bench has become, whole in every process; ``opened`` gives one like it, as it began."""
         return self.bench.close()

@@ -124,8 +124,10 @@ class Zero(Spread):
         """This process's part of each group of parameters, end to end: what the optimiser moves."""
         return [flat for group in self.optimiser.param_groups for flat in group["params"]]
 
-    def close(self, opened: Callable[[], Workbench]) -> Editable:
+    def forget(self) -> None:
         self.engine.destroy()
+
+    def close(self, opened: Callable[[], Workbench]) -> Editable:
         for parameter in self.parameters:
             parameter.data = parameter.data.clone()  # of the engine's buffers nothing is kept
         return self.bench.close()
