@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from truing.methods.merge._family import MergeMethod
 
 _RUN = 1 << 10  # numbers of a run of a sample
+_SMALL = 1 << 26  # bytes of a stored tensor: no more of it is read once, by a method that looks at it more than once
 _SPARE = 5  # tensors beside the sources that a method which sees a tensor whole may hold, about
 
 
@@ -162,7 +163,8 @@ class Blend(Tensors):
         sources = (part.base, *part.donors)
         spread = part.method is None or part.method.cut
         if spread and all(source.tensors.cheap(source.name) for source in sources):
-            return STRETCH * 8 * (len(sources) + _SPARE)
+            held = sum(source.spec().size for source in sources if part.method is not None and _kept(source, part.method))
+            return STRETCH * 8 * (len(sources) + _SPARE) + held
         return part.base.spec().count * 4 * (len(sources) + _SPARE)
 
     def read(self, name: str) -> torch.Tensor:
@@ -180,8 +182,8 @@ class Blend(Tensors):
         widest = part.at_least or torch.float32
         for source in (part.base, *part.donors):
             widest = torch.promote_types(widest, source.spec().dtype)
-        sources = tuple(map(_at_hand, (part.base, *part.donors)))
         method = part.method
+        sources = tuple(_at_hand(source, method) for source in (part.base, *part.donors))
         site = Site(name, part.depth, part.base.spec().shape, widest, self.rng.child(name), sources, method.cut)
         found = method.survey(site)
         for at in site.stretches():
@@ -199,8 +201,13 @@ class Blend(Tensors):
         return piece
 
 
-def _at_hand(source: Source) -> Source:
-    """The source itself, or its tensor in memory where a stretch of it would cost as much as the whole."""
-    if source.tensors.cheap(source.name):
+def _at_hand(source: Source, method: MergeMethod) -> Source:
+    """The source itself, or its tensor in memory where that is read for less."""
+    if source.tensors.cheap(source.name) and not _kept(source, method):
         return source
     return source._replace(tensors=Held({source.name: source.tensors.read(source.name)}))
+
+
+def _kept(source: Source, method: MergeMethod) -> bool:
+    """Whether a stored tensor is read once for all that a method asks of it."""
+    return method.surveys and not isinstance(source.tensors, Held) and source.spec().size <= _SMALL

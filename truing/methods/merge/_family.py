@@ -34,6 +34,11 @@ class MergeMethod(Method[Editable, Editable]):
         """Whether :meth:`blend` may be given a tensor stretch by stretch: then memory does not grow with tensors."""
         return False
 
+    @property
+    def surveys(self) -> bool:
+        """Whether whole tensors are looked at before they are blended."""
+        return type(self).survey is not MergeMethod.survey
+
     def survey(self, site: Site) -> Any:
         """What must be known of a whole tensor before its stretches are blended: a few numbers, no tensor."""
         return None
