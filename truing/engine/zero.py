@@ -104,11 +104,12 @@ class Zero(Spread):
         parameter.copy_(weight)
         safe_set_full_fp32_param(parameter, parameter)
         for name, value in moments.items():
-            if value.ndim:
+            known = [self.optimiser.state[flat][name] for flat in self._flat()]
+            if known[0].ndim:
                 safe_set_full_optimizer_state(parameter, value.to(parameter.device), name)
-            else:  # one for all of the model, which every weight is part of
-                for flat in self._flat():
-                    self.optimiser.state[flat][name].copy_(value)
+            else:  # one number for a whole part, as every weight moves in every step
+                for number in known:
+                    number.copy_(value)
 
     def _link(self) -> None:
         """Give every flat part the moments that AdamW begins with, and every parameter its place in them.
