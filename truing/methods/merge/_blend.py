@@ -163,8 +163,8 @@ class Blend(Tensors):
         sources = (part.base, *part.donors)
         spread = part.method is None or part.method.cut
         if spread and all(source.tensors.cheap(source.name) for source in sources):
-            held = sum(source.spec().size for source in sources if part.method is not None and _kept(source, part.method))
-            return STRETCH * 8 * (len(sources) + _SPARE) + held
+            held = [source.spec().size for source in sources if part.method and _kept(source, part.method)]
+            return STRETCH * 8 * (len(sources) + _SPARE) + sum(held)
         return part.base.spec().count * 4 * (len(sources) + _SPARE)
 
     def read(self, name: str) -> torch.Tensor:

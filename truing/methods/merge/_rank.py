@@ -71,14 +71,17 @@ def _bracketed(
     brackets: dict[tuple[int, int], tuple[float, float]] = {}
     held: dict[tuple[int, int], _Held] = {}
     for row, wanted in enumerate(ranks):
-        ordered = sample[row].sort(descending=True).values
         for k in (k for k in wanted if 0 < k < count):
             share = k / count
             slack = 6 * math.sqrt(size * share * (1 - share)) + 16
             high, low = int(share * size - slack), int(share * size + slack)
-            if high < 0 or low >= size or float(ordered[low]) <= 0:
+            if high < 0 or low >= size:
                 return None
-            brackets[row, k] = float(ordered[low]), float(ordered[high])
+            # By selection: sorting the sample would take a fifth of the time of the whole merge.
+            least, most = (float(torch.kthvalue(sample[row], size - place).values) for place in (low, high))
+            if least <= 0:
+                return None
+            brackets[row, k] = least, most
             held[row, k] = _Held.of(2 * (low - high) * count // size)  # twice what is expected there
     above = dict.fromkeys(brackets, 0)
     for start, part in sizes():
