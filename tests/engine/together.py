@@ -23,6 +23,7 @@ from truing.core.method import build
 from truing.core.policy import user
 from truing.core.run import Run
 from truing.core.trees import TreeScores
+from truing.engine import rest
 from truing.engine.cache import reference_logprobs
 from truing.engine.fit import Objective, Training, fit
 from truing.engine.loop import Loop
@@ -217,11 +218,11 @@ def main(folder: Path, how: str) -> None:
         moments = [own(m) for known in spread.optimiser.state.values() for m in known.values() if m.ndim]
         held.add(round(sum(m.numel() for m in moments) / sum(p.numel() for p in spread.parameters), 1))
 
-    Loop.go = watched  # type: ignore[method-assign] # to see what was trained, and how much of it lies here
-    kept: dict[str, Local] = {
-        "plain": train(base, run=Run(log=notes), per_device_train_batch_size=4, tokens_per_batch=40)
-    }
-    Loop.go = go  # type: ignore[method-assign] # as it was
+    with pytest.MonkeyPatch.context() as seen:  # what is trained, and how much of it lies here
+        seen.setattr(Loop, "go", watched)
+        plain = train(base, run=Run(log=notes), per_device_train_batch_size=4, tokens_per_batch=40)
+    kept: dict[str, Local] = {"plain": plain}
+    pytest.MonkeyPatch().setattr(rest, "LEAST", 1)  # from here on the base rests, where a run has a folder
     kept["tied"] = train(make_local("qwen2"), per_device_train_batch_size=4)
     kept["recomputed"] = train(base, per_device_train_batch_size=4, gradient_checkpointing=True)
     kept["surveyed"] = surveyed(base)

@@ -20,10 +20,12 @@ from truing.core.rng import Rng
 from truing.core.run import Run
 from truing.engine.shards import Shards
 from truing.engine.tensors import STRETCH, Held
+from truing.methods.merge import _blend
 from truing.models.adapted import Adapted
 from truing.models.stored import Stored, open_stored
 from truing.pipeline.merging.table import METHODS
 
+READ = Shards.read
 MERGES = sorted({rules.name for rules in METHODS.values()} | {"merge/tsv", "merge/iso_c", "merge/extract_lora"})
 
 
@@ -36,8 +38,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [root / str(seed) for seed in range(3)]
 
 
+@pytest.mark.parametrize("small", [0, _blend._SMALL], ids=["stretches", "whole"])
 @pytest.mark.parametrize("name", MERGES)
-def test_streamed_is_in_memory_bit_for_bit(name: str, folders: list[Path], tmp_path: Path) -> None:
+def test_streamed_is_in_memory_bit_for_bit(
+    name: str, small: int, folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether small tensors are read once, for all that a method asks of them, or as large ones are."""
+    monkeypatch.setattr(_blend, "_SMALL", small)
     count = 1 if find(name).counts[1] == 1 else 2  # type: ignore[attr-defined] # merging methods have it
     method = build(name)
     stored = [open_stored(str(folder)) for folder in folders]
@@ -47,6 +54,23 @@ def test_streamed_is_in_memory_bit_for_bit(name: str, folders: list[Path], tmp_p
     assert isinstance(lazy, Stored)
     save_policy(lazy, tmp_path / "out")
     assert same_weights(truing.load(str(tmp_path / "out")), held)
+
+
+@pytest.mark.parametrize(("name", "once"), [("slerp", True), ("ties", True), ("linear", False), ("dare_ties", False)])
+def test_a_small_tensor_is_read_once_by_who_looks_twice(
+    name: str, once: bool, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    monkeypatch.setattr(Shards, "read", lambda self, tensor: reads.append(tensor) or READ(self, tensor))
+    base, donor = (open_stored(str(folder)) for folder in folders[:2])
+    blend = build(f"merge/{name}")(base, Evidence(donors={"a": donor}), Run()).weights()
+    tensor = "model.layers.0.mlp.up_proj.weight"
+    for _ in blend.pieces(tensor):  # type: ignore[attr-defined] # it is lazy
+        pass
+    assert reads == [tensor] * 2 * once
+    size = base.weights().spec(tensor).size
+    plain = build("merge/linear")(base, Evidence(donors={"a": donor}), Run()).weights()
+    assert blend.cost(tensor) - plain.cost(tensor) == 2 * size * once  # type: ignore[attr-defined] # it is lazy
 
 
 def test_it_answers_as_the_model_in_memory(folders: list[Path], tmp_path: Path) -> None:

@@ -46,8 +46,9 @@ def keeping() -> Iterator[None]:
     """Within it, freed memory stays with the process, and is given back to the system at the end.
 
     glibc maps every large tensor anew, and the system fills each page with zeros at its first use: a sixth of the
-    processor time of a training step on SmolLM2. It costs what lies between the pieces: 3 % of the peak, there. Where
-    the allocator is another one, or its thresholds are set in the environment, nothing is done.
+    processor time of a training step on SmolLM2. It costs what lies between the pieces: 3 % of the peak there, and a
+    sixth where passes are short. Where the allocator is another one, or its thresholds are set in the environment,
+    nothing is done.
     """
     libc = _glibc()
     if libc is None or _KEEPING:

@@ -45,3 +45,16 @@ def test_a_mask_is_its_seed_tensor_donor_and_place(name: str) -> None:
     assert not torch.equal(one, other)
     both = merged(name, torch.zeros_like(delta), delta, delta, seed=1)
     assert int((both != 0).sum()) > int((one != 0).sum())  # the second donor has a mask of its own
+
+
+@BOTH
+def test_none_and_all_are_exact_beside_another_share(name: str) -> None:
+    """Each donor has a density of its own; its numbers are told apart by their places."""
+    size = 30_000
+    deltas = torch.zeros(3, 3 * size, dtype=torch.float64)
+    for donor in range(3):
+        deltas[donor, donor * size : (donor + 1) * size] = 1.0
+    made = merged(name, torch.zeros(3 * size, dtype=torch.float64), *deltas, density=(0.0, 0.3, 1.0), rescale="none")
+    none, some, every = ((part != 0).double().mean() for part in made.split(size))
+    assert (float(none), float(every)) == (0.0, 1.0)
+    assert abs(float(some) - 0.3) < 4 * (0.3 * 0.7 / size) ** 0.5

@@ -94,6 +94,10 @@ class VectorMethod(MergeMethod):
     def cut(self) -> bool:
         return True
 
+    @property
+    def surveys(self) -> bool:
+        return type(self).look is not VectorMethod.look
+
     def look(self, site: Site) -> Any:
         """What :meth:`keep` must know of the whole tensor."""
         return None
@@ -133,6 +137,10 @@ class SparseMethod(VectorMethod):
 
     density: Shares = 0.5
     rescale: Rescale = "none"
+
+    @property
+    def surveys(self) -> bool:
+        return super().surveys or self.rescale == "l1"
 
     @abstractmethod
     def keep(self, at: Stretch, found: Any) -> torch.Tensor | None: ...
