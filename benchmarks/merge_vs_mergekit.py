@@ -3,8 +3,10 @@
     python benchmarks/merge_vs_mergekit.py --methods linear,slerp,ties,dare_ties
 
 The same YAML on both sides, on copies of the model with seeded noise (``--copies``), and with ``--synthetic-gb`` on
-made-up models of that size each. Seconds are of the whole process, libraries included, and of the merge alone. Then
-every method that both compute without chance is run once on small models and the numbers are compared.
+made-up models of that size each. Their files are read once before every run, so that both sides find them in memory as
+far as they fit. Seconds are of the whole process, from its start to its end, and of the merge alone, without loading
+libraries; and then what it takes until the outcome is on the disk, which ours waits for itself. Then every method that
+both compute without chance is run once on small models and the numbers are compared.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from typing import Any
 import yaml
 from harness.arguments import Common, common, parser, start
 from harness.figures import median, peak, table
-from harness.merges import difference, made_up_models, noisy_copies, recipe, remove
+from harness.merges import difference, made_up_models, noisy_copies, recipe, remove, settle_files, warm
 from harness.pairs import model_folder
 from harness.record import settle
 from harness.running import Side, alternate
+from harness.side import Clock
 from harness.venv import peer_python
 
 from truing.core.errors import RunError
@@ -52,7 +55,7 @@ def timed(
     work: str, method: str, models: Sequence[str], folder: Path, shared: Common, peer: Path, kept: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Both sides at one merge; rows of the table. What the sides told is ``kept`` too."""
-    runs = both([(method, recipe(method, models))], folder, shared, peer)
+    runs = both([(method, recipe(method, models))], models, folder, shared, peer)
     if failed := [f"{side}: {told[0]['errors']}" for side, told in runs.items() if told[0]["errors"]]:
         raise RunError("; ".join(failed))
     kept |= {f"{method} of {work}, {side}": told for side, told in runs.items()}
@@ -61,15 +64,16 @@ def timed(
         remove(str(folder / side / method))
     rows, own, chance = [], runs["truing"], method.startswith(("dare", "della"))
     for side, told in runs.items():
-        seconds, alone = median(told, "seconds"), median(told, "work_seconds")
+        seconds, alone = median(told, "process_seconds"), median(told, "work_seconds")
         rows.append(
             {
                 "merge": f"{method} of {work}",
                 "side": side,
                 "seconds": seconds,
                 "merge alone": alone,
+                "then to the disk": median(told, "disk_seconds"),
                 "peak GB": peak(told) / 1e9,
-                "we are faster by": seconds / median(own, "seconds"),
+                "we are faster by": seconds / median(own, "process_seconds"),
                 "merge alone by": alone / median(own, "work_seconds"),
                 "our share of its memory": peak(own) / peak(told),
                 "largest difference": "random masks" if chance else f"{apart:.1e}",
@@ -80,7 +84,7 @@ def timed(
 
 
 def both(
-    merges: Sequence[tuple[str, Mapping[str, Any]]], folder: Path, shared: Common, peer: Path
+    merges: Sequence[tuple[str, Mapping[str, Any]]], models: Sequence[str], folder: Path, shared: Common, peer: Path
 ) -> dict[str, list[dict[str, Any]]]:
     """Run some merges on both sides, a process each, into ``folder/SIDE/NAME``."""
     sides = []
@@ -91,14 +95,17 @@ def both(
             file.write_text(yaml.safe_dump(dict(raw), sort_keys=False), encoding="utf-8")
             jobs.append({"file": str(file), "out": str(folder / name / method)})
         sides.append(Side(name, script, {"merges": jobs}, python))
-    runs: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
-    for repeat in range(shared.repeats):
-        if repeat:
-            for side in runs:
-                remove(str(folder / side))
-        for name, told in alternate(sides, repeats=1, threads=shared.threads).items():
-            runs[name] += told
-    return runs
+
+    def before(side: Side) -> None:
+        remove(str(folder / side.name))
+        warm(models)
+
+    def after(side: Side, told: dict[str, Any]) -> None:
+        with Clock() as clock:
+            settle_files(folder / side.name)
+        told["disk_seconds"] = clock.seconds
+
+    return alternate(sides, repeats=shared.repeats, threads=shared.threads, before=before, after=after)
 
 
 def agreement(model: str, folder: Path, shared: Common, peer: Path) -> list[dict[str, Any]]:
@@ -108,7 +115,7 @@ def agreement(model: str, folder: Path, shared: Common, peer: Path) -> list[dict
     models = made_up_models(folder, model, 3, bytes_each=4e6, kind="float32")
     merges = [(method, recipe(method, models[: NEEDS.get(method, 3)])) for method in AGREED]
     once = Common(**{**vars(shared), "repeats": 1})
-    runs = both(merges, folder, once, peer)
+    runs = both(merges, models, folder, once, peer)
     failed = {out: side for side, told in runs.items() for out in told[0]["errors"]}
     rows = []
     for method in AGREED:

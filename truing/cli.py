@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from truing import __version__, arguments, manual, terminal
 from truing.core.errors import Fault, InputError, RunError, bad, did_you_mean
+from truing.core.lazy import own_process
 from truing.core.method import find, names
 from truing.engine.processes import main_process
 from truing.machine import settle_kernels
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``truing``; those of the process where it is None.
     """
     settle_kernels()
+    if argv is None:
+        own_process()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("TRUING_DEBUG", "") not in ("", "0")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -136,6 +137,23 @@ def difference(left: str, right: str) -> tuple[float, float, int]:
         apart, many = max(apart, float(gap.max())), many + int((gap > 1e-4).sum())
         size = max(size, float(other.abs().max()))
     return apart, size, many
+
+
+def warm(folders: Sequence[str]) -> None:
+    """Read models once, so that they lie in the system's memory as far as they fit."""
+    for folder in folders:
+        for path in sorted(Path(folder).glob("*.safetensors")):
+            with path.open("rb", buffering=0) as file:
+                while file.read(STEP):
+                    pass
+
+
+def settle_files(folder: Path) -> None:
+    """Wait until everything below a folder is on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def remove(folder: str) -> None:

@@ -11,11 +11,11 @@ def main() -> None:
     """Merge one file after the other; loading the libraries is timed apart."""
     work = job()
     with Clock() as loading:
-        import torch
-
+        from truing.core.lazy import own_process, torch
         from truing.core.run import Quiet
         from truing.pipeline.merging import Options, run
 
+        own_process()  # as the command line does
         torch.zeros(1)
     told, errors = [], {}
     for merge in work["merges"]:

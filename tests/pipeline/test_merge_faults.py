@@ -181,6 +181,22 @@ class TestModels:
         made = merge(tmp_path / "allowed", raw, allow_nan=True)
         assert not bool(torch.isfinite(made[name][3, 4]))
 
+    def test_infinities_that_cancel_out_are_not_finite(self, copies: list[str], tmp_path: Path) -> None:
+        tensors = weights(copies[0])
+        name = next(iter(tensors))
+        tensors[name].view(-1)[:2] = torch.tensor([float("inf"), float("-inf")])
+        save_file(tensors, Path(copies[0]) / "model.safetensors")
+        with pytest.raises(InputError, match="holds numbers that are not finite"):
+            merge(tmp_path / "run", two(copies, "task_arithmetic", parameters={"weight": 0.0}))
+
+    def test_numbers_whose_sum_is_too_large_are_fine(self, copies: list[str], tmp_path: Path) -> None:
+        tensors = weights(copies[0])
+        name = "model.layers.2.mlp.up_proj.weight"
+        tensors[name][3, :4] = 3e38
+        save_file(tensors, Path(copies[0]) / "model.safetensors")
+        made = merge(tmp_path / "run", two(copies, "task_arithmetic", parameters={"weight": 0.0}))
+        assert torch.equal(made[name], tensors[name])
+
     def test_numbers_too_large_for_the_type_that_is_written(self, copies: list[str], tmp_path: Path) -> None:
         raw = two(copies, "task_arithmetic", parameters={"weight": 1e6}, out_dtype="float16")
         with pytest.raises(InputError, match=r"is not finite in torch.float16, though its sources are"):

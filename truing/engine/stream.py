@@ -21,6 +21,7 @@ from truing.core.errors import bad
 from truing.core.files import told
 from truing.core.lazy import torch
 from truing.core.run import Log
+from truing.engine.memory import keeping
 from truing.engine.shards import INDEX, SINGLE, types
 from truing.engine.tensors import Tensors, natural
 
@@ -101,7 +102,7 @@ def write(tensors: Tensors, folder: Path, log: Log, *, most: int = MOST, workers
         fact = f"has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are to be written"
         raise bad(str(folder.parent), fact, "Free some space, or write elsewhere.")
     done, lock = [total - needed], threading.Lock()
-    with told(folder), contextlib.ExitStack() as files:
+    with told(folder), keeping(), contextlib.ExitStack() as files:
         jobs = []
         for shard in todo:
             part = folder / (shard.name + _PART)

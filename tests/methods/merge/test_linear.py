@@ -165,3 +165,11 @@ def test_weights_of_all_models() -> None:
     for normalize, divisor in ((True, 4.0), (False, 1.0)):
         made = Linear(weights=(1.0, 3.0), normalize=normalize)(base, Evidence(donors={"a": donor}), Run()).weights()
         assert made["w"].tolist() == [16 / divisor, -4 / divisor]
+
+
+def test_weights_that_add_up_to_nothing_are_refused() -> None:
+    base, donor = Bag(w=torch.ones(2)), Bag(w=torch.zeros(2))
+    with pytest.raises(InputError, match="add up to nothing"):
+        Linear(weights=(1.0, -1.0))(base, Evidence(donors={"a": donor}), Run())
+    made = Linear(weights=(1.0, -1.0), normalize=False)(base, Evidence(donors={"a": donor}), Run())
+    assert made.weights()["w"].tolist() == [1.0, 1.0]

@@ -32,12 +32,16 @@ def brute(base: list[float], donors: list[list[float]], weights: list[float], de
 
 
 @pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("weights", [(0.7, 1.3), (0.7, -1.3), (0.7, 0.0)])
 @pytest.mark.parametrize("densities", [(0.5, 0.5), (0.2, 0.9), (1.0, 0.3), (0.0, 0.4)])
-def test_every_number_is_as_written_out(normalize: bool, densities: tuple[float, ...]) -> None:
+def test_every_number_is_as_written_out(
+    normalize: bool, weights: tuple[float, ...], densities: tuple[float, ...]
+) -> None:
+    """Also where weights have two signs, and what agreed may add up to no weight."""
     source = torch.Generator().manual_seed(3)
     base, one, other = torch.randn(3, 41, generator=source, dtype=torch.float64)
-    wanted = brute(base.tolist(), [one.tolist(), other.tolist()], [0.7, 1.3], list(densities), normalize)
-    close(merged("merge/ties", base, one, other, weight=(0.7, 1.3), density=densities, normalize=normalize), wanted)
+    wanted = brute(base.tolist(), [one.tolist(), other.tolist()], list(weights), list(densities), normalize)
+    close(merged("merge/ties", base, one, other, weight=weights, density=densities, normalize=normalize), wanted)
 
 
 def test_of_equal_sizes_the_first_are_kept() -> None:

@@ -28,5 +28,5 @@ class BreadcrumbsMethod(SparseMethod):
         shares = zip(each(self.density, site.count), each(self.gamma, site.count), strict=True)
         return bars(site, [outlier_ranks(site.size, *share) for share in shares])
 
-    def keep(self, at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor | None:
+    def thin(self, at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor:
         return trimmed(at, found)

@@ -47,7 +47,7 @@ class DellaMethod(SparseMethod):
     def cut(self) -> bool:
         return False  # a rank is one among its row
 
-    def keep(self, at: Stretch, found: Any) -> torch.Tensor | None:
+    def thin(self, at: Stretch, found: Any) -> torch.Tensor:
         count = len(at.given)
         shares = list(zip(each(self.density, count), each(self.epsilon, count), strict=True))
         for density, epsilon in shares:
@@ -55,11 +55,11 @@ class DellaMethod(SparseMethod):
                 fact = f"density {density:g} -/+ epsilon {epsilon:g} leaves the probabilities, 0 to 1"
                 raise bad(self.card.name, fact, "Give a smaller epsilon.")
         if all(density >= 1 for density, _ in shares):
-            return None
-        kept = torch.ones(at.deltas.shape, dtype=torch.bool, device=at.base.device)
+            return at.deltas
+        kept = torch.ones_like(at.deltas)
         for donor, (density, epsilon) in enumerate(shares):
             if density < 1:
                 stream = torch.Generator(at.base.device).manual_seed(at.site.rng.child(donor).integer())
                 chances = keep_probabilities(at.deltas[donor], density=density, epsilon=epsilon)
-                kept[donor] = torch.bernoulli(chances, generator=stream).bool()
-        return kept
+                kept[donor] = torch.bernoulli(chances, generator=stream)
+        return kept.mul_(at.deltas)

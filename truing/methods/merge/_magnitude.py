@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from truing.core.lazy import F, torch
 from truing.methods.merge._blend import Site, Stretch
-from truing.methods.merge._rank import Bar, largest
+from truing.methods.merge._rank import ALL, Bar, largest
 
-_LEAST, _MOST = 1 << 16, 1 << 20  # numbers of a sample
+_LEAST, _MOST = 1 << 14, 1 << 20  # numbers of a sample
 
 
 def bars(site: Site, ranks: Sequence[Sequence[int]]) -> list[list[Bar]]:
@@ -26,29 +26,30 @@ def bars(site: Site, ranks: Sequence[Sequence[int]]) -> list[list[Bar]]:
     return largest(sizes, ranks, site.size, sample)
 
 
-def trimmed(at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor | None:
-    """What is among the ``k`` largest by the first bar of each donor, and not by its second, ``(K, *S)``."""
-    if all(len(row) == 1 and row[0].size == -torch.inf for row in found):
-        return None
-    rows = []
-    for delta, (bar, *outliers) in zip(at.deltas, found, strict=True):
-        sizes = delta.abs().flatten()
-        kept = bar.over(sizes, at.start)
-        for above in outliers:
-            kept &= ~above.over(sizes, at.start)
-        rows.append(kept.reshape(delta.shape))
-    return torch.stack(rows)
-
-
-def shrunk(at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor | None:
-    """The differences with zeros for what :func:`trimmed` leaves out; None where a mask is needed to say it."""
-    if any(len(row) > 1 or not math.isinf(row[0].last) for row in found):
-        return None
+def trimmed(at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor:
+    """The differences that are among the ``k`` largest by the first bar of each donor, and not by its second; zeros
+    for the others, ``(K, *S)``."""
+    if all(row == [ALL] for row in found):
+        return at.deltas
     made = torch.empty_like(at.deltas)
-    for delta, row, (bar,) in zip(at.deltas, made, found, strict=True):
-        below = torch.nextafter(torch.tensor(bar.size, dtype=delta.dtype), torch.tensor(-1.0, dtype=delta.dtype))
-        row.copy_(delta) if bar.size <= 0 else row.copy_(F.hardshrink(delta, float(below)))
+    for delta, row, (bar, *outliers) in zip(at.deltas, made, found, strict=True):
+        _shrink(delta, bar, at.start, row)
+        for above in outliers:
+            row.sub_(_shrink(delta, above, at.start, torch.empty_like(delta)))
     return made
+
+
+def _shrink(delta: torch.Tensor, bar: Bar, start: int, into: torch.Tensor) -> torch.Tensor:
+    """``delta`` with zeros for all that is not over the bar. One pass; a mask would take four times as long."""
+    if bar.size <= 0:
+        return into.copy_(delta)
+    kind, count = delta.dtype, delta.numel()
+    below = float(torch.nextafter(torch.tensor(bar.size, dtype=kind), torch.tensor(0.0, dtype=kind)))
+    split = count if math.isinf(bar.last) else min(max(int(bar.last) + 1 - start, 0), count)
+    given, made = delta.flatten(), into.view(-1)
+    made[:split] = F.hardshrink(given[:split], below)  # as large as the bar is enough, up to its last place
+    made[split:] = F.hardshrink(given[split:], bar.size)
+    return into
 
 
 def outlier_ranks(count: int, density: float, gamma: float) -> list[int]:

@@ -21,13 +21,15 @@ def products(site: Site, *, deltas: bool) -> list[list[float]]:
     size = site.count if deltas else site.count + 1
     total = torch.zeros(size, size, dtype=torch.float64)
     for at in site.stretches():
-        rows = (at.deltas if deltas else at.models).flatten(1).double()
-        total += (rows @ rows.T).cpu()
-    return [[float(x) for x in row] for row in total]
+        rows = [row.flatten().double() for row in (at.deltas if deltas else at.models)]
+        for i, row in enumerate(rows):
+            for j, other in enumerate(rows[: i + 1]):
+                total[i, j] += torch.dot(row, other).cpu()
+    return [[float(total[max(i, j), min(i, j)]) for j in range(size)] for i in range(size)]
 
 
-def summed(models: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """``sum w_i theta_i``, ``(*S)``. Models with weight 0 take no part; one model with weight 1 is itself."""
+def summed(models: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """``sum w_i theta_i``, ``(*S)`` each. Models with weight 0 take no part; one model with weight 1 is itself."""
     used = [(w, model) for w, model in zip(weights, models, strict=True) if w]
     if not used:
         return torch.zeros_like(models[0])
@@ -83,4 +85,4 @@ class AroundMethod(MergeMethod):
     def blend(self, at: Stretch, found: list[float]) -> torch.Tensor:
         if self.origin == "zero":
             return summed(at.donors, found)
-        return torch.add(at.base, summed(at.deltas, found), alpha=self.lambda_)
+        return torch.add(at.base, summed(tuple(at.deltas), found), alpha=self.lambda_)

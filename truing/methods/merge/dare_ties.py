@@ -8,7 +8,7 @@ from truing.core.lazy import torch
 from truing.core.method import method
 from truing.methods.merge._blend import Stretch
 from truing.methods.merge._family import each
-from truing.methods.merge._vectors import Rescale, SparseMethod, random_keep
+from truing.methods.merge._vectors import Rescale, SparseMethod, dropped
 
 
 @method(paper="arXiv:2311.03099", dial="density", neutral={"lambda_": 0.0})
@@ -23,5 +23,5 @@ class DareTies(SparseMethod):
 
     rescale: Rescale = "expectation"
 
-    def keep(self, at: Stretch, found: Any) -> torch.Tensor | None:
-        return random_keep(at, each(self.density, len(at.given)))
+    def thin(self, at: Stretch, found: Any) -> torch.Tensor:
+        return dropped(at, each(self.density, len(at.given)))

@@ -72,7 +72,7 @@ class Fisher(MergeMethod):
     def blend(self, at: Stretch, found: Any) -> torch.Tensor:
         count = (len(at.given) - 1) // 2  # donors, then the information of base and donors
         shares = torch.tensor([1 - self.weight, *[self.weight / count] * count], dtype=at.base.dtype)
-        importance = at.donors[count:] * shares[:, None].to(at.base.device)
+        importance = torch.stack(at.donors[count:]) * shares[:, None].to(at.base.device)
         return at.base + fisher_merge(at.deltas[:count], importance)
 
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:

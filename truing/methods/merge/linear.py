@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from truing.core.errors import bad
 from truing.core.lazy import torch
 from truing.core.method import method
 from truing.methods.merge._blend import Stretch
 from truing.methods.merge._family import MergeMethod
-from truing.methods.merge._vectors import column
+from truing.methods.merge._sphere import summed
 
 
 def linear_merge(deltas: torch.Tensor, *, weight: float) -> torch.Tensor:
@@ -25,17 +26,22 @@ def linear_merge(deltas: torch.Tensor, *, weight: float) -> torch.Tensor:
     return weight * deltas.mean(0)
 
 
-def weighted_mean(models: torch.Tensor, *, weights: Sequence[float], normalize: bool) -> torch.Tensor:
-    """``sum w_i theta_i``, divided by ``sum w_i`` where ``normalize``. Wortsman et al. 2022, arXiv:2203.05482.
+def weighted_mean(models: Sequence[torch.Tensor], *, weights: Sequence[float], normalize: bool) -> torch.Tensor:
+    """``sum w_i theta_i``, with ``normalize`` over ``sum w_i``. Wortsman et al. 2022, arXiv:2203.05482.
 
     Args:
-        models: ``(M, *S)``.
+        models: ``M`` of ``(*S)``.
 
     Returns:
         ``(*S)``.
+
+    Raises:
+        InputError: the weights add up to nothing, and are to be normalised.
     """
-    total = (models * column(weights, models)).sum(0)
-    return total / sum(weights) if normalize else total
+    total = sum(weights) if normalize else 1.0
+    if not total:
+        raise bad("merge/linear", "the weights add up to nothing", "Set normalize: false.")
+    return summed(models, [weight / total for weight in weights])
 
 
 @method(paper="arXiv:2203.05482", dial="weight", neutral={"weight": 0.0})

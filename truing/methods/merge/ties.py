@@ -9,7 +9,7 @@ from truing.core.lazy import torch
 from truing.core.method import method
 from truing.methods.merge._blend import Site, Stretch
 from truing.methods.merge._family import each
-from truing.methods.merge._magnitude import bars, shrunk, trimmed
+from truing.methods.merge._magnitude import bars, trimmed
 from truing.methods.merge._rank import Bar
 from truing.methods.merge._vectors import SparseMethod
 
@@ -30,9 +30,5 @@ class Ties(SparseMethod):
         shares = each(self.density, site.count)
         return bars(site, [[max(int(density * site.size), density > 0)] for density in shares])
 
-    def keep(self, at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor | None:
+    def thin(self, at: Stretch, found: Sequence[Sequence[Bar]]) -> torch.Tensor:
         return trimmed(at, found)
-
-    def thin(self, at: Stretch, found: Sequence[Sequence[Bar]]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        short = shrunk(at, found)
-        return (at.deltas, self.keep(at, found)) if short is None else (short, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,19 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     if not path.exists():
         return None
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = _parsed(path.read_text(encoding="utf-8"))
         model, added = raw["model"]["vocab"], {row["content"]: row for row in raw.get("added_tokens", [])}
         rows = model.items() if isinstance(model, dict) else ((token, i) for i, (token, _) in enumerate(model))
         numbers = {**dict(rows), **{token: row["id"] for token, row in added.items()}}
     except (ValueError, KeyError, TypeError) as error:
         raise bad(str(path), f"cannot be read ({error!r})", "Save the tokenizer again.") from error
     return Vocabulary(folder, raw, numbers, added)
+
+
+@lru_cache(maxsize=1)
+def _parsed(text: str) -> Any:
+    """Not to be written to: models with the same file, one after the other, share what is read from it."""
+    return json.loads(text)
 
 
 def union(base: Vocabulary, others: Sequence[tuple[Vocabulary, int]]) -> Vocabulary:
