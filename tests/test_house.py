@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
-import os
 import pkgutil
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -204,18 +202,3 @@ def test_nothing_heavy_is_imported_before_it_is_needed(program: str) -> None:
     told = f"{program}\nimport sys; print('HEAVY', *({set(HEAVY)} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY"
-
-
-@pytest.mark.parametrize("words", [("-c", "import truing"), ("-m", "truing", "methods")], ids=["import", "methods"])
-def test_it_starts_in_half_a_second(words: tuple[str, ...]) -> None:
-    """The best of five with compiled modules, in processor time, which does not grow with the machine's other work."""
-    best = min(_seconds(words) for _ in range(5))
-    assert best < 0.5
-
-
-def _seconds(words: tuple[str, ...]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    known = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    subprocess.run([sys.executable, *words], check=True, capture_output=True, cwd=ROOT, env=known)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

@@ -15,7 +15,7 @@ from truing.core.run import Quiet
 from truing.engine.shards import Shards
 from truing.engine.stream import write
 from truing.engine.tensors import Spec, Tensors
-from truing.models.stored import copy_beside, read_config
+from truing.models.folder import copy_beside, read_config
 
 STEP = 1 << 22
 NOISE = 0.01  # standard deviation, in the unit of the weights

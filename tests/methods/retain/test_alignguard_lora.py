@@ -12,7 +12,9 @@ from tiny import Notes, make_local, same_weights
 from truing.core.errors import InputError
 from truing.core.policy import Opening
 from truing.core.run import Run
-from truing.methods.retain._fisher import output_factors
+from truing.engine.tree import batches
+from truing.methods.retain import _fisher
+from truing.methods.retain._fisher import output_diagonals, output_factors
 from truing.methods.retain._split import Guard, Split, guarded
 from truing.methods.retain.alignguard_lora import alignguard_terms
 from truing.models.moved import Move, moves
@@ -93,7 +95,7 @@ def test_the_factor_is_the_second_moment_of_gradients_at_the_output() -> None:
     trees = base.encode_many(CHATS[:2], [("the in",), ("no",)])
     how = Opening(lora_r=2)
     name = "model.layers.0.self_attn.v_proj"
-    found = output_factors(base, how, trees, 10**6, Run())
+    found = dict(output_factors(base, how, trees, 10**6, Run()))
     assert set(found) == set(moves(base.open(how).module, base))
     rows = []
     for tree in trees:
@@ -108,8 +110,23 @@ def test_the_factor_is_the_second_moment_of_gradients_at_the_output() -> None:
     wanted = stacked.T @ stacked
     wanted = wanted * len(wanted) / wanted.trace()
     torch.testing.assert_close(found[f"{name}.weight"], wanted, rtol=1e-3, atol=1e-3)
-    one_by_one = output_factors(base, how, trees, 1, Run())
+    one_by_one = dict(output_factors(base, how, trees, 1, Run()))
     torch.testing.assert_close(one_by_one[f"{name}.weight"], found[f"{name}.weight"], rtol=1e-4, atol=1e-4)
+    for alone, whole in output_diagonals(base, how, trees, 10**6, Run()).items():
+        torch.testing.assert_close(whole, found[alone].diagonal(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_factors_are_the_same_however_many_are_held(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, passes = make_local(), []
+    trees, how = base.encode_many(CHATS[:2], [("the in",), ("no",)]), Opening(lora_r=2)
+    together = dict(output_factors(base, how, trees, 10**6, Run()))
+    monkeypatch.setattr(_fisher, "batches", lambda *given: passes.append(given) or batches(*given))
+    whole = sum(4 * factor.numel() for factor in together.values())
+    few = dict(output_factors(base, how, trees, 10**6, Run(), most=int(share * whole)))
+    assert list(few) == list(together)
+    assert all(torch.equal(few[name], factor) for name, factor in together.items())
+    assert len(passes) in ((2, 3) if share else (len(together),))
 
 
 OFF = {"lambda_alignment": 0.0, "lambda_task": 0.0, "lambda_collision": 0.0}
@@ -125,7 +142,7 @@ def test_with_every_weight_off_it_is_lora_to_the_bit() -> None:
 def test_a_larger_weight_leaves_less_in_the_sensitive_directions() -> None:
     base, left = make_local(), []
     kept = base.encode_many([pair.prompt for pair in PAIRS], [(pair.chosen,) for pair in PAIRS])
-    safety = output_factors(base, Opening(lora_r=2), kept, 999, Run())
+    safety = dict(output_factors(base, Opening(lora_r=2), kept, 999, Run()))
     for weight in (0.0, 0.25, 2.5, 25.0):
         notes = Notes()
         settings = {**OFF, "lambda_alignment": weight, "lora_r": 2, "max_steps": 15, "keep": "chosen"}

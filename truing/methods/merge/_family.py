@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from truing.core.evidence import Evidence
 from truing.core.lazy import torch
 from truing.core.method import Method
 from truing.core.policy import Editable
+from truing.core.rng import Rng
 from truing.core.run import Run
 from truing.engine.tensors import Tensors, as_tensors, depths
 from truing.methods.merge._blend import Blend, Part, Site, Source, Stretch
@@ -56,19 +58,21 @@ class MergeMethod(Method[Editable, Editable]):
         """
         return at.base + self.combine(at.deltas)
 
+    def merged(self, base: Tensors, donors: Iterable[Tensors], rng: Rng) -> Blend:
+        """The outcome, lazily: nothing is read before it is asked for. All have the names and shapes of the base."""
+        deep, donors = depths(base), list(donors)
+        parts = {
+            name: Part(base.spec(name), Source(base, name), tuple(Source(theirs, name) for theirs in donors),
+                       self if base.spec(name).dtype.is_floating_point else None, deep[name])
+            for name in base
+        }  # fmt: skip
+        return Blend(parts, rng)
+
     def __call__(self, base: Editable, evidence: Evidence, run: Run, /) -> Editable:
         from truing.engine.stream import gather
 
         own, donors = checked_donors(self, base, evidence)
-        deep = depths(own)
-        parts = {
-            name: Part(own.spec(name), Source(own, name), tuple(Source(theirs, name) for theirs in donors.values()),
-                       self if own.spec(name).dtype.is_floating_point else None, deep[name])
-            for name in own
-        }  # fmt: skip
-        merged = Blend(parts, run.rng("merge"))
-        lazy = isinstance(base.weights(), Tensors)
-        return base.with_weights(merged if lazy else gather(merged, run.log))
+        return base.with_weights(gather(self.merged(own, donors.values(), run.rng("merge")), run.log))
 
     def require(self, count: int) -> None:
         """Refuse a number of donors that the method has no meaning for.

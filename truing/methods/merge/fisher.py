@@ -13,8 +13,8 @@ from truing.core.lazy import torch
 from truing.core.method import method
 from truing.core.policy import Editable
 from truing.core.run import Log, Run
-from truing.engine.tensors import as_tensors, depths
-from truing.methods.merge._blend import Blend, Part, Source, Stretch
+from truing.engine.tensors import as_tensors
+from truing.methods.merge._blend import Stretch
 from truing.methods.merge._family import MergeMethod, checked_donors
 
 
@@ -84,13 +84,7 @@ class Fisher(MergeMethod):
         everyone = [base, *(donor for donor in evidence.donors.values() if isinstance(donor, Editable))]
         facts = [information(policy, evidence.demos[: self.most], run.log) for policy in everyone]
         known = [as_tensors(_whole(fact, own)) for fact in facts]
-        deep = depths(own)
-        parts = {
-            name: Part(own.spec(name), Source(own, name), tuple(Source(t, name) for t in (*donors.values(), *known)),
-                       self if own.spec(name).dtype.is_floating_point else None, deep[name])
-            for name in own
-        }  # fmt: skip
-        return base.with_weights(gather(Blend(parts, run.rng("merge")), run.log))
+        return base.with_weights(gather(self.merged(own, (*donors.values(), *known), run.rng("merge")), run.log))
 
 
 def _whole(fact: Mapping[str, torch.Tensor], own: Mapping[str, Any]) -> dict[str, torch.Tensor]:

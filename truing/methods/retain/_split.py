@@ -49,7 +49,7 @@ def guarded(factor: torch.Tensor, trust: torch.Tensor, *, rank: int, projector: 
         softness: in the unit of ``S``, > 0.
     """
     values, vectors = torch.linalg.eigh(factor)
-    values, vectors = values[-rank:].clamp_min(0), vectors[:, -rank:]
+    values, vectors = values[-rank:].clamp_min(0), vectors[:, -rank:].clone()  # a view would keep all of them
     shares = torch.ones_like(values) if projector == "hard" else values / (values + softness)
     return Guard(vectors, values, shares, trust)
 

@@ -15,7 +15,7 @@ from truing.core.policy import Editable
 from truing.core.run import Run
 from truing.core.trees import Tree
 from truing.methods.retain._family import Hold, Move, RetainMethod
-from truing.methods.retain._fisher import output_factors
+from truing.methods.retain._fisher import output_diagonals, output_factors
 from truing.methods.retain._kept import Keeping
 from truing.methods.retain._split import Guard, Projector, Split, guarded
 
@@ -98,11 +98,10 @@ class AlignGuardLoRA(Keeping, RetainMethod):
         kept = self.kept(self.card.name, base, evidence, run)
         if not (self.lambda_alignment or self.lambda_task or self.lambda_collision):
             return Hold()
-        safety = output_factors(base, self, kept, self.tokens_per_batch, run)
-        task = output_factors(base, self, trees, self.tokens_per_batch, run) if self.trust_region == "fisher" else {}
+        task = output_diagonals(base, self, trees, self.tokens_per_batch, run) if self.trust_region == "fisher" else {}
         guards = {}
-        for name, factor in safety.items():
-            trust = task[name].diagonal() if task else torch.ones_like(factor[0])
+        for name, factor in output_factors(base, self, kept, self.tokens_per_batch, run):
+            trust = task[name] if task else torch.ones_like(factor[0])
             guards[name] = guarded(factor, trust, rank=self.rank, projector=self.projector, softness=self.softness)
         return Hold(penalty=partial(self.penalty, guards))
 

@@ -11,7 +11,7 @@ from truing.core.errors import Fault, InputError
 from truing.engine.shards import Shards
 from truing.engine.tensors import Tensors, block
 from truing.models.adapted import Adapted, base_of
-from truing.models.stored import find_folder, read_config
+from truing.models.folder import find_folder, read_config
 from truing.pipeline.merging.references import Reference
 from truing.pipeline.merging.vocabulary import Vocabulary, read_vocabulary, vocabulary_tensors
 

@@ -20,7 +20,7 @@ from truing.core.files import UNFINISHED, told, write_text
 from truing.core.method import coerce, field_faults
 from truing.core.run import Log, Terminal
 from truing.engine.stream import MOST, layout, write
-from truing.models.stored import common_type, copy_beside, write_config
+from truing.models.folder import common_type, copy_beside, write_config
 from truing.pipeline.merging.planning import Plan, plan
 from truing.pipeline.merging.reading import load_merge
 from truing.pipeline.merging.tokens import renumber_special

@@ -11,7 +11,7 @@ from typing import Any
 
 from truing.core.errors import Fault, InputError, bad
 from truing.engine.tensors import Tensors
-from truing.models.stored import find_folder
+from truing.models.folder import find_folder
 from truing.pipeline.merging.opening import Model
 from truing.pipeline.merging.reading import Config, TokenizerChoice
 from truing.pipeline.merging.references import Reference
