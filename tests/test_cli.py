@@ -283,9 +283,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_stopped_process_leaves_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     """A real process and a real signal, in the middle of a run that would never end."""
     program = (
-        "import sys, time\nfrom truing import cli, pipeline\n"
+        "import sys, time\nfrom truing import cli\nfrom truing.pipeline import study\n"
         "def run(*_, **__):\n    print('running', flush=True)\n    time.sleep(60)\n"
-        "pipeline.run = run\nsys.exit(cli.main())"
+        "study.run = run\nsys.exit(cli.main())"
     )
     words = [sys.executable, "-c", program, *dpo("--set", "beta=0.1")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:

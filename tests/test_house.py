@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import truing
-from truing import pipeline
 from truing.core.method import find, names
 from truing.core.recipe import load_recipe
+from truing.pipeline import checking
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
@@ -137,7 +137,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.name))
 def test_every_recipe_passes_the_check(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert pipeline.check(load_recipe(path)).lines
+    assert checking.check(load_recipe(path)).lines
 
 
 ELSEWHERE = re.compile(r"(?<![\w.~])/(?:work|root|home|tmp)/|\.\./shared|\b(?:peers|design|style|brief)[.]md\b")

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from truing.core.recipe import load_recipe as load_recipe
     from truing.core.run import Run as Run
     from truing.methods._saved import load as load
-    from truing.pipeline import check as check
-    from truing.pipeline import evaluate as evaluate
-    from truing.pipeline import run as run
+    from truing.pipeline.checking import check as check
+    from truing.pipeline.study import evaluate as evaluate
+    from truing.pipeline.study import run as run
 
 _HOMES = {
     "Evidence": "truing.core.evidence:Evidence",
@@ -29,12 +29,12 @@ _HOMES = {
     "Policy": "truing.core.policy:Policy",
     "Run": "truing.core.run:Run",
     "build": "truing.core.method:build",
-    "check": "truing.pipeline:check",
-    "evaluate": "truing.pipeline:evaluate",
+    "check": "truing.pipeline.checking:check",
+    "evaluate": "truing.pipeline.study:evaluate",
     "load": "truing.methods._saved:load",
     "load_recipe": "truing.core.recipe:load_recipe",
     "method": "truing.core.method:method",
-    "run": "truing.pipeline:run",
+    "run": "truing.pipeline.study:run",
 }
 __all__ = sorted(_HOMES)
 

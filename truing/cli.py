@@ -141,9 +141,8 @@ def _methods(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from truing import pipeline
     from truing.core.recipe import load_recipe
-    from truing.pipeline import merging
+    from truing.pipeline import checking, merging
 
     faults: list[Fault] = []
     for path in args.recipes:
@@ -151,7 +150,7 @@ def _check(args: argparse.Namespace) -> None:
             if arguments.is_merge(str(path)):
                 _told(path, merging.check(path))
                 continue
-            checked = pipeline.check(load_recipe(path), lengths=args.lengths)
+            checked = checking.check(load_recipe(path), lengths=args.lengths)
         except InputError as error:
             faults += [replace(fault, place=_within(path, fault.place)) for fault in error.faults]
             continue
@@ -173,8 +172,6 @@ def _within(path: Path, place: str) -> str:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from truing import pipeline
-
     faults = [] if args.out else [Fault("--out", "is missing", "Add --out DIR, the folder to write to.")]
     settings, odd = arguments.settings(args.options, args.set)
     if arguments.is_merge(args.target):
@@ -187,7 +184,9 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(*faults, *odd, *error.faults) from error
     if faults := [*faults, *odd, *more, *recipe.faults]:
         raise InputError(*faults)
-    page = pipeline.run(recipe, args.out, resume=args.resume, ray=args.ray)
+    from truing.pipeline import study
+
+    page = study.run(recipe, args.out, resume=args.resume, ray=args.ray)
     if main_process():
         print(f"Report: {page}")
 
@@ -240,7 +239,7 @@ def _recipe_of_a_method(args: argparse.Namespace, settings: dict[str, object]) -
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from truing import pipeline
+    from truing.pipeline import study
 
     faults = [] if args.out else [Fault("--out", "is missing", "Add --out DIR, the folder to write to.")]
     if not args.probes:
@@ -248,7 +247,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     data, odd = arguments.evidence(args.data, ("prompts",), "truing evaluate", arguments.MEASURED_ON)
     if faults := [*faults, *odd]:
         raise InputError(*faults)
-    page = pipeline.evaluate(
+    page = study.evaluate(
         args.target, probes=args.probes, out=args.out, data=data or None, judge=args.judge, seed=args.seed or 0
     )
     print(f"Report: {page}")

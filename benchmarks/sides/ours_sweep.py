@@ -9,7 +9,7 @@ from harness.side import Clock, job, tell
 from ours_dpo import training
 
 from truing.core.recipe import parse
-from truing.pipeline import run
+from truing.pipeline.study import run
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from truing import pipeline
 from truing.core.errors import InputError
 from truing.core.method import find
 from truing.core.policy import Sampling
 from truing.core.recipe import Recipe, load_recipe, numbers, parse, recipe_for_method
+from truing.pipeline import checking
 
 PAIRS = [{"prompt": f"Say {word}.", "chosen": word, "rejected": "no"} for word in ("hi", "ho", "ha")]
 
@@ -47,7 +47,7 @@ def test_six_different_faults_are_told_at_once(tmp_path: Path) -> None:
         """,
     )
     with pytest.raises(InputError) as caught:
-        pipeline.check(recipe)
+        checking.check(recipe)
     faults = {(fault.place, fault.fact, fault.mend) for fault in caught.value.faults}
     wanted = {
         ("recipe", "there is no key 'modle'", "Did you mean 'model'?"),
@@ -70,7 +70,7 @@ def test_a_recipe_without_faults_has_none_and_is_checked(tmp_path: Path) -> None
     (tmp_path / "pairs.jsonl").write_text(rows, encoding="utf-8")
     recipe = read(tmp_path, f"model: m\ndata: {{pairs: {tmp_path}/pairs.jsonl}}\narms: {{dpo: [preference/dpo]}}\n")
     assert recipe.faults == ()
-    lines = pipeline.check(recipe).lines
+    lines = checking.check(recipe).lines
     assert "arms: dpo" in lines
     assert any(line.startswith("data: 3 pairs") for line in lines)
 

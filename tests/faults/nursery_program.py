@@ -22,8 +22,8 @@ import torch
 import transformers
 from transformers.models.llama import modeling_llama  # noqa: F401 - for the children
 
-from truing import pipeline  # noqa: F401 - for the children
 from truing.cli import main
+from truing.pipeline import study  # noqa: F401 - for the children
 
 transformers.AutoModelForCausalLM, transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast  # noqa: B018 - loads
 torch.set_num_threads(1)

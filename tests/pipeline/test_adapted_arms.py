@@ -16,7 +16,8 @@ from truing import load
 from truing.core.errors import InputError
 from truing.core.recipe import Recipe, parse
 from truing.models.local import Local
-from truing.pipeline import check, run
+from truing.pipeline.checking import check
+from truing.pipeline.study import run
 
 QUICK = {"learning_rate": 1e-2, "max_steps": 2, "per_device_train_batch_size": 4}
 ARMS: dict[str, Any] = {

@@ -13,10 +13,10 @@ from tiny import make_local
 
 from truing.core.errors import Fault, InputError, RunError
 from truing.core.recipe import Recipe
-from truing.pipeline import run
 from truing.pipeline.arm import Workshop
 from truing.pipeline.asking import BASE, Asking
 from truing.pipeline.inputs import Inputs
+from truing.pipeline.study import run
 
 COSTS = ("cost.seconds", "cost.memory")
 KILLER = """

@@ -19,7 +19,7 @@ from tiny import make_local
 
 from truing import cli, pipeline
 from truing.core.errors import bad
-from truing.pipeline import run
+from truing.pipeline.study import run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAUNCH = (

@@ -12,7 +12,8 @@ from truing.core.errors import InputError
 from truing.core.measures import Measure
 from truing.core.recipe import parse
 from truing.models.local import Local
-from truing.pipeline import check, run
+from truing.pipeline.checking import check
+from truing.pipeline.study import run
 
 NOUNS = ("rain", "bread", "tides", "cats", "iron", "maps")
 FACTS = [

@@ -11,7 +11,8 @@ from tiny import make_local
 from truing.core.errors import InputError
 from truing.core.measures import Measure
 from truing.core.recipe import parse
-from truing.pipeline import check, run
+from truing.pipeline.checking import check
+from truing.pipeline.study import run
 
 DEMOS = [{"prompt": f"what of {noun}?", "completion": f"the {noun}"} for noun in ("rain", "bread", "tides")]
 HARMFUL = [{"prompt": f"harm {k}", "category": "c", "target": "the"} for k in range(3)]

@@ -19,7 +19,8 @@ from truing.engine import cache as cached
 from truing.methods.preference.dpo import DPO
 from truing.models.local import Local
 from truing.pipeline import arm as one_arm
-from truing.pipeline import asking, evaluate, run, study
+from truing.pipeline import asking, study
+from truing.pipeline.study import evaluate, run
 
 ARMS = ["base", "exemplars", "best_of_n/n=2", "best_of_n/n=4", "dpo/beta=0.1", "merge/weight=0.5"]
 COSTS = ("cost.seconds", "cost.memory")  # what a clock and a machine decide

@@ -12,7 +12,8 @@ from tiny import make_local
 
 from truing.core.errors import InputError
 from truing.core.measures import Measure
-from truing.pipeline import check, run
+from truing.pipeline.checking import check
+from truing.pipeline.study import run
 
 QUESTIONS = [{"question": f"What of {noun}?", "choices": ["a", "the in", "hm"], "answer": "hm"} for noun in "abcdef"]
 
