@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from truing import __version__, pipeline, report
+from truing import __version__, report
 from truing.cli import main
 from truing.core.errors import RunError, bad
 from truing.core.recipe import Recipe
+from truing.pipeline import study
 
 PAIRS = '{"prompt": "Say hi.", "chosen": "Hi.", "rejected": "No."}\n'
 
@@ -46,8 +47,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         seen.evaluations.append({"model": model, "probes": probes, "data": data, "judge": judge, "seed": seed})
         return out / "report.html"
 
-    monkeypatch.setattr(pipeline, "run", run)
-    monkeypatch.setattr(pipeline, "evaluate", evaluate)
+    monkeypatch.setattr(study, "run", run)
+    monkeypatch.setattr(study, "evaluate", evaluate)
     return seen
 
 
@@ -231,7 +232,7 @@ def test_exit_codes(
     monkeypatch.delenv("TRUING_DEBUG", raising=False)
     if debug:
         monkeypatch.setenv("TRUING_DEBUG", "1")
-    monkeypatch.setattr(pipeline, "run", fail)
+    monkeypatch.setattr(study, "run", fail)
     assert main(dpo()) == code
     told = capsys.readouterr().err
     assert said in told
@@ -283,9 +284,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_stopped_process_leaves_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     """A real process and a real signal, in the middle of a run that would never end."""
     program = (
-        "import sys, time\nfrom truing import cli\nfrom truing.pipeline import study\n"
-        "def run(*_, **__):\n    print('running', flush=True)\n    time.sleep(60)\n"
-        "study.run = run\nsys.exit(cli.main())"
+        "import sys, time\nfrom truing import cli\nfrom truing.pipeline import study\ndef run(*_, **__):\n"
+        "    print('running', flush=True)\n    time.sleep(60)\nstudy.run = run\nsys.exit(cli.main())"
     )
     words = [sys.executable, "-c", program, *dpo("--set", "beta=0.1")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from small import comparison
 from tiny import make_local
 
-from truing import cli, pipeline
+from truing import cli
 from truing.core.errors import bad
+from truing.pipeline import checking
 from truing.pipeline.study import run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -91,7 +92,7 @@ def test_only_the_main_process_tells_of_an_error(
     def fail(*_: object, **__: object) -> None:
         raise bad("here", "is a fault")
 
-    monkeypatch.setattr(pipeline, "check", fail)
+    monkeypatch.setattr(checking, "check", fail)
     words = ["check", "recipes/quickstart.yaml"]
     monkeypatch.chdir(ROOT)
     assert cli.main(words) == 2
