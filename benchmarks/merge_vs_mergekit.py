@@ -15,6 +15,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--copies", default="2,3", help="models with a weight; task vectors have a base besides")
     made.add_argument("--synthetic-gb", type=float, default=0.0, help="also made-up models of this size each")
     made.add_argument("--synthetic-methods", default="linear,slerp", help="timed on those (%(default)s)")
+    made.add_argument("--synthetic-repeats", type=int, default=1, help="runs of those, of each side (%(default)s)")
     made.add_argument("--no-agreement", action="store_true", help="do not compare the numbers of all methods")
     return made.parse_args()
 
@@ -114,8 +116,7 @@ def agreement(model: str, folder: Path, shared: Common, peer: Path) -> list[dict
     folder.mkdir()
     models = made_up_models(folder, model, 3, bytes_each=4e6, kind="float32")
     merges = [(method, recipe(method, models[: NEEDS.get(method, 3)])) for method in AGREED]
-    once = Common(**{**vars(shared), "repeats": 1})
-    runs = both(merges, models, folder, once, peer)
+    runs = both(merges, models, folder, replace(shared, repeats=1), peer)
     failed = {out: side for side, told in runs.items() for out in told[0]["errors"]}
     rows = []
     for method in AGREED:
@@ -154,9 +155,10 @@ def main() -> None:
             methods = words.synthetic_methods.split(",")
             count = 2 if {*methods} <= {"linear", "slerp"} else 3
             made = made_up_models(folder, model, count, bytes_each=words.synthetic_gb * 1e9, kind="bfloat16")
+            few = replace(shared, repeats=min(shared.repeats, words.synthetic_repeats))
             for method in methods:
                 used = made[:2] if method in ("linear", "slerp") else made
-                rows += timed(f"2, {words.synthetic_gb:g} GB", method, used, folder, shared, peer, kept)
+                rows += timed(f"2, {words.synthetic_gb:g} GB", method, used, folder, few, peer, kept)
             for place in made:
                 remove(place)
         tables = {"Time and memory": table(rows), **tables}
