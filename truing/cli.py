@@ -184,7 +184,7 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError(*faults, *odd, *error.faults) from error
     if faults := [*faults, *odd, *more, *recipe.faults]:
         raise InputError(*faults)
-    from truing.pipeline import study
+    from truing.pipeline import study  # not before: a merge needs none of it
 
     page = study.run(recipe, args.out, resume=args.resume, ray=args.ray)
     if main_process():

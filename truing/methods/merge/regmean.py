@@ -37,7 +37,9 @@ def regmean_merge(deltas: torch.Tensor, grams: torch.Tensor) -> torch.Tensor:
 
 def shrunk(gram: torch.Tensor, alpha: float) -> torch.Tensor:
     """``alpha G + (1 - alpha) diag G``, ``(n, n)``: inputs are taken to go together less than they were seen to."""
-    return alpha * gram + (1 - alpha) * gram.diagonal().diag()
+    made = alpha * gram
+    made.diagonal().copy_(gram.diagonal())
+    return made
 
 
 def linear_layers(model: Any) -> dict[str, tuple[Any, bool]]:
@@ -67,7 +69,9 @@ def input_grams(policy: Local, demos: Sequence[Demo], log: Log) -> dict[str, tor
             if given[0] is not latest[0]:
                 latest[:] = given[0], name
                 rows = given[0].flatten(0, -2).double()
-                sums[name] = sums.get(name, 0) + rows.T @ rows
+                if name not in sums:
+                    sums[name] = rows.new_zeros(rows.shape[1], rows.shape[1])
+                sums[name].addmm_(rows.T, rows)
             owner[name] = latest[1]
 
         return told
@@ -85,8 +89,9 @@ def input_grams(policy: Local, demos: Sequence[Demo], log: Log) -> dict[str, tor
     finally:
         for hook in hooks:
             hook.remove()
-    means = {name: total / tokens for name, total in sums.items()}
-    return {name: means[first] for name, first in owner.items()}
+    for total in sums.values():
+        total /= tokens
+    return {name: sums[first] for name, first in owner.items()}
 
 
 @method(paper="arXiv:2212.09849", dial="weight", neutral={"weight": 0.0})
@@ -119,7 +124,9 @@ class RegMean(MergeMethod):
         layers = linear_layers(everyone[0].model)
         grams = [input_grams(policy, evidence.demos[: self.most], run.log) for policy in everyone]
         shares = [1 - self.weight, *[self.weight / len(donors)] * len(donors)]
-        made = {}
+        made: dict[str, torch.Tensor] = {}
+        seen: list[torch.Tensor] = []  # the grams of the latest layers, and what they were weighed to
+        weighed = torch.empty(0)
         for done, (name, tensor) in enumerate(own.items()):
             made[name] = tensor
             if tensor.is_floating_point():
@@ -127,7 +134,10 @@ class RegMean(MergeMethod):
                 deltas = torch.stack([theirs[name].to(place, kind) - tensor.to(kind) for theirs in donors.values()])
                 if name in layers and name in grams[0]:
                     turned = deltas.mT if layers[name][1] else deltas
-                    change = self._refitted(turned, [each[name] for each in grams], shares)
+                    if not seen or seen[0] is not grams[0][name]:
+                        seen = [each[name] for each in grams]
+                        weighed = self._weighed(seen, shares)
+                    change = regmean_merge(turned.to(weighed), weighed).to(turned.dtype)
                     change = change.T if layers[name][1] else change
                 else:
                     change = torch.tensordot(torch.tensor(shares[1:], dtype=kind, device=place), deltas, 1)
@@ -135,10 +145,10 @@ class RegMean(MergeMethod):
             run.log.progress("merging", done + 1, len(own))
         return base.with_weights(made)
 
-    def _refitted(self, deltas: torch.Tensor, grams: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-        """The difference to apply to a layer, ``(m, n)`` in the type of ``deltas``."""
-        weighed = torch.stack([share * shrunk(gram, self.alpha) for share, gram in zip(shares, grams, strict=True)])
+    def _weighed(self, grams: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+        """Each model's share of its shrunk inputs, ``(1 + K, n, n)``."""
+        made = torch.stack([share * shrunk(gram, self.alpha) for share, gram in zip(shares, grams, strict=True)])
         # An input that no model ever saw counts as one of size 1 in all of them: its column is averaged.
-        never = (weighed.diagonal(dim1=1, dim2=2).sum(0) == 0).to(weighed).diag()
-        weighed += torch.tensor(shares).to(weighed)[:, None, None] * never
-        return regmean_merge(deltas.to(weighed), weighed).to(deltas.dtype)
+        sizes = made.diagonal(dim1=1, dim2=2)
+        sizes += torch.tensor(shares).to(made)[:, None] * (sizes.sum(0) == 0)
+        return made
