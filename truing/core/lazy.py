@@ -34,7 +34,8 @@ else:
         """Without looking for garbage: an import makes objects that stay, and going through them again and again takes
         a tenth of the time that torch needs, and more of a short run after it."""
         before = gc.isenabled()
-        gc.disable()
+        if before:  # a thread that comes while another imports leaves it to that one, which enables it again
+            gc.disable()
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ from tiny import make_local
 import truing
 from truing.core.artefact import save_policy
 from truing.core.evidence import Evidence
-from truing.core.method import build, find
+from truing.core.method import build
 from truing.core.rng import Rng
 from truing.core.run import Quiet, Run
 from truing.engine.shards import Shards
@@ -37,11 +37,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [root / str(seed) for seed in range(3)]
 
 
-def lazily(name: str, folders: list[Path], rng: Rng) -> Blend:
+def merging(name: str) -> MergeMethod:
     method = build(name)
     assert isinstance(method, MergeMethod)
+    return method
+
+
+def lazily(name: str, folders: list[Path], rng: Rng) -> Blend:
     base, *donors = (Shards(folder) for folder in folders)
-    return method.merged(base, donors, rng)
+    return merging(name).merged(base, donors, rng)
 
 
 @pytest.mark.parametrize("small", [0, _blend._SMALL], ids=["stretches", "whole"])
@@ -51,10 +55,11 @@ def test_streamed_is_in_memory_bit_for_bit(
 ) -> None:
     """Whether small tensors are read once, for all that a method asks of them, or as large ones are."""
     monkeypatch.setattr(_blend, "_SMALL", small)
-    used = folders[: 1 + (1 if find(name).counts[1] == 1 else 2)]  # type: ignore[attr-defined] # merging methods have it
+    method = merging(name)
+    used = folders[: 2 if method.counts[1] == 1 else 3]
     base, *donors = (truing.load(str(folder)) for folder in used)
     run = Run(seed=3)
-    held = build(name)(base, Evidence(donors={str(i): donor for i, donor in enumerate(donors)}), run).weights()
+    held = method(base, Evidence(donors={str(i): donor for i, donor in enumerate(donors)}), run).weights()
     write(lazily(name, used, run.rng("merge")), tmp_path, Quiet())
     streamed = Shards(tmp_path)
     assert set(streamed) == set(held)
