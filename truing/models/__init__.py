@@ -55,7 +55,7 @@ def load_model(
     from truing.models.local import load_local
 
     options = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle, "load_in_4bit": load_in_4bit}
-    policy = load_local(_place(name), adapter=adapter, dtype=dtype, device=device, log=log, **options)
+    policy = load_local(where(name), adapter=adapter, dtype=dtype, device=device, log=log, **options)
     policy.origin = None if adapter is not None or load_in_4bit else name
     return policy
 
@@ -72,15 +72,15 @@ def load_template(name: str, *, trust_remote_code: bool = False) -> tuple[Templa
     from truing.models.template import Template
 
     try:
-        tokenizer = load_tokenizer(_place(name), trust_remote_code=trust_remote_code)
-        config = AutoConfig.from_pretrained(_place(name), trust_remote_code=trust_remote_code).get_text_config()
+        tokenizer = load_tokenizer(where(name), trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(where(name), trust_remote_code=trust_remote_code).get_text_config()
     except (OSError, ValueError, ImportError) as error:
         fact = f"its tokenizer cannot be read here ({str(error).strip().splitlines()[0]})"
         raise bad(f"model {name!r}", fact, "Give a folder or a Hub name, or count no lengths.") from error
     return Template(tokenizer, name), getattr(config, "max_position_embeddings", None)
 
 
-def _place(name: str) -> str:
+def where(name: str) -> str:
     """Where transformers finds it."""
     if name not in EMBEDDED:
         return name

@@ -27,14 +27,10 @@ def find_folder(name: str, *, revision: str | None = None) -> Path:
     Raises:
         InputError: there is no such model.
     """
-    from truing.models import EMBEDDED
+    from truing.models import where
 
-    if name in EMBEDDED:
-        from truing.models.embedded import resolve_embedded
-
-        return resolve_embedded(name)  # type: ignore[arg-type] # a member of EMBEDDED
-    if Path(name).is_dir():
-        return Path(name)
+    if Path(where(name)).is_dir():
+        return Path(where(name))
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise bad(f"model {name!r}", "is no folder", "Give a folder, a Hub name, or 'smollm2'.")
     from huggingface_hub import snapshot_download
